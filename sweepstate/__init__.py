@@ -1,0 +1,98 @@
+"""The lifecycle of hyperparameter sweeps, as an embeddable library."""
+
+from __future__ import annotations
+
+from .agent.inline import InlineAgent
+from .core.decide import Answer, Change, Idle, IdleReason
+from .core.errors import (
+    AgentError,
+    AlreadyExists,
+    AlreadyStarted,
+    Conflict,
+    IllegalTransition,
+    InvalidValue,
+    NotFound,
+    OutcomeUnknown,
+    RunNotFound,
+    SearchError,
+    SearchMismatch,
+    SearchMissing,
+    StaleAttempt,
+    StorageError,
+    SweepNotFound,
+    SweepstateError,
+    UnknownStatus,
+)
+from .core.events import Event
+from .core.evolve import replay
+from .core.lifecycle import RunTrigger, SweepTrigger, Verdict
+from .core.limits import FailureRule, Limits, Objective
+from .core.plain import from_dict, to_dict
+from .core.questions import Exhausted, Wait
+from .core.state import RunState, SweepState
+from .core.status import Cause, RunStatus, SweepStatus
+from .hooks import Agent, Catalog, Clock, Heartbeats, History, Kill, Listener, Search, Start, Stop, Storage
+from .run import Run
+from .search.grid import Grid
+from .search.random import Random
+from .storage.memory import MemoryStorage
+from .sweep import Sweep, Tick
+
+__all__ = [
+    "Agent",
+    "AgentError",
+    "AlreadyExists",
+    "AlreadyStarted",
+    "Answer",
+    "Catalog",
+    "Cause",
+    "Change",
+    "Clock",
+    "Conflict",
+    "Event",
+    "Exhausted",
+    "FailureRule",
+    "Grid",
+    "Heartbeats",
+    "History",
+    "Idle",
+    "IdleReason",
+    "IllegalTransition",
+    "InlineAgent",
+    "InvalidValue",
+    "Kill",
+    "Limits",
+    "Listener",
+    "MemoryStorage",
+    "NotFound",
+    "Objective",
+    "OutcomeUnknown",
+    "Random",
+    "Run",
+    "RunNotFound",
+    "RunState",
+    "RunStatus",
+    "RunTrigger",
+    "Search",
+    "SearchError",
+    "SearchMismatch",
+    "SearchMissing",
+    "StaleAttempt",
+    "Start",
+    "Stop",
+    "Storage",
+    "StorageError",
+    "Sweep",
+    "SweepNotFound",
+    "SweepState",
+    "SweepStatus",
+    "SweepTrigger",
+    "SweepstateError",
+    "Tick",
+    "UnknownStatus",
+    "Verdict",
+    "Wait",
+    "from_dict",
+    "replay",
+    "to_dict",
+]

@@ -1,0 +1,144 @@
+"""Delivering orders to an attached agent, and keeping its slots filled."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Final
+
+from .core import decide as core
+from .core.decide import Change
+from .core.errors import AgentError, SweepstateError
+from .core.events import OrderKind, RunEnded
+from .core.questions import Leased
+from .core.state import RunState
+from .core.status import SweepStatus
+from .hooks import ORDERS, Agent, Order
+from .run import Run
+from .shell import Shell
+
+#: How many runs one round hands out, beyond those that replace a run that ended in it.
+SLICE: Final = 64
+_PAGE: Final = 256
+
+
+class Pump:
+    """Delivers orders to the attached agent and keeps its slots filled.
+
+    One caller at a time does it, the outermost: an agent that executes inline reports the end of a
+    run from inside ``start``, and that report must not start the next run inside itself.
+    """
+
+    def __init__(self, shell: Shell, agent: Agent) -> None:
+        self._shell = shell
+        self._agent = agent
+        self._lock = Lock()
+        # Runs that a commit concerned, oldest first: their orders are delivered, if they have any.
+        self._concerned: dict[int, None] = {}
+        # What was delivered in this round; a failure is tried again by the next tick, not at once.
+        self._delivered: dict[int, tuple[int, OrderKind]] = {}
+        self._failures: list[str] = []
+        # How many runs this round may still hand out, so that no call goes on for ever.
+        self._budget = 0
+
+    def committed(self, change: Change) -> None:
+        """Act on a commit: an edge. No error of the agent or the search reaches this caller; tick will meet it again."""
+        self._concerned.update(dict.fromkeys(run.index for run in change.runs))
+        # Where nothing bounds the slots, a run that ended makes room for one other, and no more.
+        bounded = change.sweep.limits.max_active is not None
+        self._budget += SLICE if bounded else sum(isinstance(event, RunEnded) for event in change.events)
+        self._drain(raising=False)
+
+    def tick(self) -> None:
+        """Deliver everything outstanding and fill free slots: the level.
+
+        Raises:
+            AgentError: hooks raised; the orders stay outstanding.
+        """
+        with self._lock:
+            self._delivered.clear()
+            self._failures.clear()
+        self._concerned.update(dict.fromkeys(run.index for run in orders_of(self._shell, self._agent.name)))
+        self._budget = SLICE
+        self._drain(raising=True)
+        failures, self._failures = self._failures, []
+        if failures:
+            raise AgentError(self._agent.name, tuple(failures))
+
+    def _drain(self, *, raising: bool) -> None:
+        while self._concerned or self._budget > 0:
+            if not self._lock.acquire(blocking=False):
+                return  # whoever holds it looks again before leaving
+            try:
+                self._work()
+            except SweepstateError:
+                if raising:
+                    raise
+                return  # the caller's own commit has succeeded; the next tick meets this again
+            finally:
+                self._lock.release()
+
+    def _work(self) -> None:
+        while True:
+            if self._concerned:
+                index = next(iter(self._concerned))
+                del self._concerned[index]
+                self._deliver(index)
+            elif self._budget > 0:
+                self._fill()
+            else:
+                return
+
+    def _fill(self) -> None:
+        """Hand one run to the agent; when there is none, this round hands out no more."""
+        budget, self._budget = self._budget - 1, 0  # nothing more, should the search raise
+        if self._shell.load().status is SweepStatus.RUNNING:
+            value = self._shell.hand_out(self._agent.name, None, attached=True, begin=False)
+            if isinstance(value, RunState):
+                self._budget = max(self._budget, 0) + budget
+
+    def _deliver(self, index: int) -> None:
+        """Call the agent's hook for a run's order, if one is outstanding and was not delivered in this round."""
+        shell = self._shell
+        order = order_of(shell, index, self._agent.name)
+        if order is None:
+            self._delivered.pop(index, None)
+            return
+        mark = (order.attempt, order.kind)
+        if self._delivered.get(index) == mark or (order.kind is OrderKind.KILL and not self._agent.can_kill):
+            return
+        self._delivered[index] = mark
+        try:
+            getattr(self._agent, order.kind.value)(order)
+        except Exception as error:  # noqa: BLE001 - an agent's error is an event, never the caller's problem
+            message = f"{type(error).__name__}: {error}"[:10_000]
+            self._failures.append(f"{order.kind.value} {order.run!r}: {message}")
+            shell.commit(None, None, core.order_failed, index, order.attempt, order.kind, message)
+
+
+def order_of(shell: Shell, index: int, agent: str) -> Order | None:
+    """Return the outstanding order for a run, if it is this agent's."""
+    run = shell.load_run(index)
+    if run is None or run.lease is None or run.lease.agent != agent:
+        return None
+    return make_order(shell, run)
+
+
+def make_order(shell: Shell, run: RunState) -> Order | None:
+    """Return the order that follows from a run's newest snapshot, or None."""
+    kind = core.order_for(shell.state, run)
+    if kind is None or run.lease is None:
+        return None
+    return ORDERS[kind](Run(shell, run, run.lease.attempt, run.lease.execution))
+
+
+def orders_of(shell: Shell, agent: str) -> list[Order]:
+    """Return everything that is outstanding for an agent, by index."""
+    shell.load()
+    found: list[Order] = []
+    after = -1
+    while True:
+        page = shell.storage.runs(shell.sweep_id, Leased(agent), after=after, limit=_PAGE)
+        found += [order for order in (make_order(shell, run) for run in page) if order is not None]
+        if len(page) < _PAGE:
+            return found
+        after = page[-1].index

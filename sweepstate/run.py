@@ -1,0 +1,505 @@
+"""Run: a handle of one run, for those who execute it and those who watch it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Concatenate, Final, ParamSpec, Self
+
+from .core import decide as core
+from .core.decide import Answer, Change, Decision, Draft, End
+from .core.errors import InvalidValue, RunNotFound
+from .core.events import Event
+from .core.lifecycle import RUN_ENDED, Exit, RunTrigger, Verdict, check
+from .core.state import RunState
+from .core.status import Cause, RunStatus
+from .core.values import EMPTY, FrozenDict, check_count, check_text, freeze_metrics, show
+from .shell import Shell
+
+_P = ParamSpec("_P")
+
+_MESSAGE: Final = 10_000
+
+
+class Run:
+    """A handle of one run, at one attempt.
+
+    It shows the snapshot it last saw; ``refresh`` looks again, and every command is decided on what
+    the storage holds. Commands (``stop``, ``kill``, ``retry``) are about the run; reports (``start``
+    ... ``gone``) are about the attempt that this handle was made for, so a handle kept from an older
+    attempt cannot disturb a newer one.
+
+    Handles come from ``sweep.next_run()``, ``for run in sweep``, ``sweep[index]`` and ``sweep.runs()``.
+
+    Attributes:
+        attempt: the attempt that this handle reports for.
+        execution: which execution it reports for, if that was said.
+    """
+
+    __slots__ = ("_shell", "_state", "attempt", "entered", "execution")
+
+    def __init__(self, shell: Shell, state: RunState, attempt: int, execution: str | None = None) -> None:
+        self._shell = shell
+        self._state = state
+        self.attempt = attempt
+        self.execution = execution
+        #: Whether somebody has taken it on: entered it, reported something, or sent the handle elsewhere.
+        self.entered = False
+
+    # --- what it shows ---------------------------------------------------------------------------
+
+    @property
+    def state(self) -> RunState:
+        """The snapshot that was seen last."""
+        return self._state
+
+    @property
+    def sweep_id(self) -> str:
+        """The id of its sweep."""
+        return self._shell.sweep_id
+
+    @property
+    def index(self) -> int:
+        """Its number in the sweep, from 0."""
+        return self._state.index
+
+    @property
+    def config(self) -> FrozenDict:
+        """Its configuration: a dictionary that cannot be changed; ``dict(run.config)`` can."""
+        return self._state.config
+
+    @property
+    def status(self) -> RunStatus:
+        """Its status, as last seen."""
+        return self._state.status
+
+    @property
+    def ended(self) -> bool:
+        """Whether it had ended, as last seen."""
+        return self._state.status in RUN_ENDED
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why it ended, as last seen; None while it is active."""
+        return self._state.cause
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What it reported with its end, as last seen; before that, what it last reported on the way, by one read."""
+        if self._state.metrics or self.ended or self._shell.heartbeats is None:
+            return self._state.metrics
+        return self._shell.heartbeats.last_metrics(self.sweep_id, self.index) or EMPTY
+
+    @property
+    def token(self) -> str:
+        """Its identity towards the outside, opaque: what a child process or a remote worker needs to report.
+
+        ``sweep.run_of(token)`` gives a handle of the same attempt and execution.
+        """
+        self.entered = True
+        text = json.dumps([self.sweep_id, self.index, self.attempt, self.execution], separators=(",", ":"))
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether its execution should end: it was asked to, or has its verdict, or the run was handed on.
+
+        Looks at the storage each time; it is no heartbeat.
+        """
+        state = self.refresh().state
+        lease = state.lease
+        if state.attempt != self.attempt or state.status in RUN_ENDED:
+            return True
+        return lease is not None and lease.stop_at is not None
+
+    def refresh(self) -> Self:
+        """Look again; return this handle, which then shows the newest snapshot.
+
+        Raises:
+            SweepNotFound: the sweep was deleted.
+        """
+        state = self._shell.load_run(self.index)
+        if state is None:
+            raise RunNotFound(self.sweep_id, self.index, self._shell.load().created)
+        self._state = state
+        return self
+
+    def check(self, trigger: RunTrigger) -> Verdict:
+        """Return what the lifecycle says to a trigger, from the situation that was seen last; never raises.
+
+        Args:
+            trigger: such as ``RunTrigger.KILL``.
+        """
+        state = self._state
+        lease = state.lease
+        lost = state.held and lease is not None and lease.lost
+        return check(state.status, trigger, held=state.held, lost=lost)
+
+    def can(self, trigger: RunTrigger) -> bool:
+        """Return whether the lifecycle accepts a trigger, from the situation that was seen last; never raises."""
+        return self.check(trigger) is not Verdict.REFUSED
+
+    # --- commands --------------------------------------------------------------------------------
+
+    def stop(
+        self, reason: str | None = None, *, actor: str | None = None, if_version: int | None = None
+    ) -> tuple[Event, ...]:
+        """Ask the run to end; its agent then starts the next one.
+
+        Args:
+            reason: why, for the history.
+            actor: who, for the history.
+            if_version: refuse if the run's status has changed since this version of the sweep.
+
+        Returns:
+            The events it caused; none if the run was asked already, or has ended.
+
+        Raises:
+            Conflict: the status has changed since ``if_version``.
+
+        Afterwards:
+            A PENDING run is KILLED. A RUNNING one has ``stop_requested``; if it still executes after
+            ``limits.stop_grace`` seconds, a tick makes it KILLED.
+        """
+        return self._commit(reason, actor, core.stop_run, self.index, if_version)
+
+    def kill(
+        self, reason: str | None = None, *, actor: str | None = None, if_version: int | None = None
+    ) -> tuple[Event, ...]:
+        """End the run now; see ``stop`` for the arguments.
+
+        Afterwards:
+            It is KILLED, and its execution is ordered to end abruptly; its lease lasts until that is gone.
+        """
+        return self._commit(reason, actor, core.kill_run, self.index, if_version)
+
+    def retry(
+        self, reason: str | None = None, *, actor: str | None = None, if_version: int | None = None
+    ) -> tuple[Event, ...]:
+        """Queue a FAILED, CRASHED or KILLED run again; see ``stop`` for the arguments.
+
+        Raises:
+            IllegalTransition: it is executing or FINISHED, or the sweep was ended (reopen it first).
+
+        Afterwards:
+            It is PENDING, queued, as its next attempt, with the same configuration.
+        """
+        return self._commit(reason, actor, core.retry_run, self.index, if_version)
+
+    # --- reports ---------------------------------------------------------------------------------
+
+    def start(self, execution: str | None = None, *, heartbeats: bool = False) -> tuple[Event, ...]:
+        """Report that the execution begins.
+
+        Args:
+            execution: which execution it is, such as a host and a process id, so that no other counts.
+            heartbeats: promise heartbeats: silence then counts (where the storage keeps heartbeats).
+
+        Returns:
+            The events it caused; none if this attempt has begun already.
+
+        Raises:
+            StaleAttempt: the run was handed on.
+            AlreadyStarted: another execution has begun this attempt.
+            IllegalTransition: nobody has the run, or it has ended.
+
+        Afterwards:
+            The run is RUNNING.
+        """
+        if execution is not None:
+            check_text(execution, "execution", most=1_000)
+        promised = heartbeats and self._shell.heartbeats is not None
+        events = self._report(core.start, self.index, self.attempt, execution, heartbeats=promised)
+        self.execution = execution
+        return events
+
+    def heartbeat(self) -> Answer:
+        """Send a sign of life, which promises more of them: from now on silence counts.
+
+        Returns:
+            ``CONTINUE``; ``STOP``: it was asked to stop, or has reported its end; ``KILL``: end at once,
+            it has no say any more.
+        """
+        return self._sign(None, promise=True)
+
+    def report(self, **metrics: float) -> Answer:
+        """Report metrics on the way, for watching and early stopping. Promises no heartbeats.
+
+        Args:
+            metrics: names and numbers; they replace those reported before. Only what ``finish`` is given
+                decides about the objective.
+
+        Returns:
+            What is wanted of the execution, as from ``heartbeat``.
+
+        Raises:
+            InvalidValue: a value is not a number.
+        """
+        return self._sign(freeze_metrics(metrics), promise=False)
+
+    def finish(self, **metrics: float) -> tuple[Event, ...]:
+        """Report that the execution ended by itself, well.
+
+        Args:
+            metrics: what it ended with; the objective is among them.
+
+        Returns:
+            The events it caused; a report that comes too late is recorded, never refused.
+
+        Raises:
+            InvalidValue: a value is not a number.
+
+        Afterwards:
+            The run is FINISHED, unless its verdict was given before; its slot is free.
+        """
+        return self._end(End(Exit.SUCCESS, None, None, None, freeze_metrics(metrics) if metrics else EMPTY))
+
+    def fail(self, error: BaseException | str = "", *, exit_code: int | None = None) -> tuple[Event, ...]:
+        """Report that the execution ended by itself, with an error.
+
+        Args:
+            error: the exception, or what to say about it.
+            exit_code: of its process.
+
+        Afterwards:
+            The run is FAILED; queued again if it was preempting or has retries left; KILLED if it was
+            asked to stop. Late reports are recorded.
+        """
+        return self._end(End(Exit.ERROR, _describe(error), _code(exit_code)))
+
+    def crash(self, message: str = "", *, signal: int | None = None) -> tuple[Event, ...]:
+        """Report that the execution died by a signal that nobody sent on purpose; as ``fail``, but CRASHED."""
+        return self._end(End(Exit.SIGNAL, _describe(message), None, _code(signal, "signal")))
+
+    def interrupt(self, message: str = "") -> tuple[Event, ...]:
+        """Report that somebody interrupted the execution (SIGINT): KILLED, or queued again if it was preempting."""
+        return self._end(End(Exit.INTERRUPT, _describe(message), None, 2))
+
+    def exited(self, returncode: int, message: str = "", metrics: Mapping[str, float] | None = None) -> tuple[Event, ...]:
+        """Report how a process ended, by the return code that ``subprocess`` gives.
+
+        Args:
+            returncode: 0; more than 0, an exit code; less than 0, minus a signal. 128 and a signal's
+                number, as shells say it, is an exit code.
+            message: what there is to say, such as the last lines of its output.
+            metrics: what it ended with.
+        """
+        code = check_count(returncode, "returncode", least=-1_000)
+        numbers = EMPTY if metrics is None else freeze_metrics(metrics)
+        text = _describe(message)
+        if code == 0:
+            return self._end(End(Exit.SUCCESS, text, 0, None, numbers))
+        if code > 0:
+            return self._end(End(Exit.ERROR, text, code, None, numbers))
+        how = Exit.INTERRUPT if code == -2 else Exit.SIGNAL
+        return self._end(End(how, text, None, -code, numbers))
+
+    def gone(self) -> tuple[Event, ...]:
+        """Report, as its agent, that nothing of this attempt is executing.
+
+        Afterwards:
+            Its lease is over and its slot is free. A RUNNING run is CRASHED, a held one is queued again.
+        """
+        return self._report(core.gone, self.index, self.attempt)
+
+    def release(self) -> tuple[Event, ...]:
+        """Give the run back before it has begun.
+
+        Raises:
+            IllegalTransition: it has begun.
+
+        Afterwards:
+            It is queued as its next attempt; this handle is of an old one.
+        """
+        return self._report(core.release, self.index, self.attempt)
+
+    def mark_preempting(self) -> tuple[Event, ...]:
+        """Report that the machine is about to be taken away: whatever ends the run now queues it again."""
+        return self._report(core.mark_preempting, self.index, self.attempt, self.execution)
+
+    # --- executing -------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        """Begin, if it has not begun.
+
+        Raises:
+            StaleAttempt: the run was handed on.
+            IllegalTransition: it has ended already.
+        """
+        self.entered = True
+        if self._state.status is not RunStatus.RUNNING:
+            self.start(self.execution)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Report the end, if the body has not: finish, or what the exception means. Nothing is swallowed."""
+        if self.ended and self._state.attempt == self.attempt:
+            return
+        if error is None:
+            self.finish()
+        elif isinstance(error, SystemExit):
+            self._exited_by(error)
+        elif isinstance(error, KeyboardInterrupt):
+            self.interrupt("KeyboardInterrupt")
+        else:
+            self.fail(error)
+
+    def _exited_by(self, error: SystemExit) -> None:
+        code = error.code
+        if code is None or code == 0:
+            self.finish()
+        else:
+            self.fail(str(code), exit_code=code if isinstance(code, int) else 1)
+
+    def perform(self, function: Callable[[Run], object]) -> None:
+        """Execute a function as this run.
+
+        Args:
+            function: is given this handle. What it returns are the metrics: a mapping, or a number if the
+                sweep has an objective, or None. An exception fails the run and is kept there.
+
+        Raises:
+            KeyboardInterrupt: after the run was reported as interrupted.
+
+        Afterwards:
+            The run has ended, whatever the function did.
+        """
+        self.entered = True
+        try:
+            result = function(self)
+            metrics = self._as_metrics(result)
+        except SystemExit as error:
+            self._exited_by(error)
+        except KeyboardInterrupt:
+            self.interrupt("KeyboardInterrupt")
+            raise
+        except Exception as error:  # noqa: BLE001 - it is the run's error, and recorded as such
+            self.fail(error)
+        else:
+            if metrics or not self.ended:
+                self._end(End(Exit.SUCCESS, None, None, None, metrics))
+
+    def _as_metrics(self, result: object) -> FrozenDict:
+        if result is None:
+            return EMPTY
+        if isinstance(result, Mapping):
+            return freeze_metrics(result)
+        objective = self._shell.state.objective
+        if objective is None:
+            raise InvalidValue(
+                "result", f"must be a mapping of metrics or None, not {show(result)}", "or give the sweep an objective"
+            )
+        return freeze_metrics({objective.metric: result})
+
+    # --- the shell -------------------------------------------------------------------------------
+
+    def _commit(
+        self,
+        reason: str | None,
+        actor: str | None,
+        command: Callable[Concatenate[Draft, _P], Decision[None]],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> tuple[Event, ...]:
+        _, change = self._shell.commit(reason, actor, command, *args, **kwargs)
+        self._see(change)
+        return () if change is None else change.events
+
+    def _report(
+        self, command: Callable[Concatenate[Draft, _P], Decision[None]], *args: _P.args, **kwargs: _P.kwargs
+    ) -> tuple[Event, ...]:
+        self.entered = True
+        return self._commit(None, None, command, *args, **kwargs)
+
+    def _end(self, report: End) -> tuple[Event, ...]:
+        return self._report(core.end, self.index, self.attempt, self.execution, report)
+
+    def _sign(self, metrics: FrozenDict | None, *, promise: bool) -> Answer:
+        shell = self._shell
+        self.entered = True
+        promised = promise and shell.heartbeats is not None
+        sign, change = shell.commit(
+            None, None, core.heartbeat, self.index, self.attempt, self.execution, promise=promised
+        )
+        if sign.keep and shell.heartbeats is not None:
+            shell.heartbeats.beat(shell.sweep_id, self.index, self.attempt, shell.now(), metrics)
+        self._see(change)
+        return sign.answer
+
+    def _see(self, change: Change | None) -> None:
+        """Show the run as it is after a commit; as the storage holds it, if that changed nothing of it."""
+        for run in () if change is None else change.runs:
+            if run.index == self._state.index:
+                self._state = run
+                return
+        state = self._shell.load_run(self._state.index)
+        if state is not None:
+            self._state = state
+
+    def __repr__(self) -> str:
+        state = self._state
+        why = f" ({state.cause})" if state.cause is not None and state.cause is not Cause.SUCCESS else ""
+        attempt = "" if self.attempt == 1 == state.attempt else f", attempt {self.attempt} of {state.attempt}"
+        return f"<Run {self.sweep_id}[{self.index}] {state.row}{why}{attempt}: {show(dict(state.config), 80)}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Run):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[object, ...]:
+        return (self.sweep_id, self.index, self.attempt, self.execution)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.entered = True
+        return (_rebuild, (self._shell, self._state, self.attempt, self.execution))
+
+
+def _rebuild(shell: Shell, state: RunState, attempt: int, execution: str | None) -> Run:
+    run = Run(shell, state, attempt, execution)
+    run.entered = True
+    return run
+
+
+def read_token(token: str) -> tuple[str, int, int, str | None]:
+    """Return sweep, index, attempt and execution of a token.
+
+    Raises:
+        InvalidValue: it is none.
+    """
+    try:
+        text = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        parts = json.loads(text)
+    except (ValueError, TypeError, binascii.Error, RecursionError):
+        parts = None
+    match parts:
+        case [str() as sweep_id, int() as index, int() as attempt, (str() | None) as execution]:
+            return sweep_id, check_count(index, "token.index"), check_count(attempt, "token.attempt", least=1), execution
+        case _:
+            raise InvalidValue("token", f"{show(token)} is no run's token", "pass on run.token as it is")
+
+
+def _describe(error: BaseException | str) -> str | None:
+    """Return what to keep of an error: never too much, and always storable."""
+    text = error if isinstance(error, str) else describe_error(error)
+    return text[:_MESSAGE].encode(errors="replace").decode() or None
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an exception's type and text; also of one whose text cannot be made."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - a hostile __str__ must not lose the report of a run's end
+        return type(error).__name__
+
+
+def _code(value: int | None, field: str = "exit_code") -> int | None:
+    return None if value is None else check_count(value, field, least=-(2**31))

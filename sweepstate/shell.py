@@ -1,0 +1,309 @@
+"""The shell around the core: load, decide, commit, notify. ``Sweep`` and ``Run`` are handles over it.
+
+Data flows one way. A decision is made on what the storage holds, committed
+whole, and only then are listeners and the attached agent told. Nothing here
+chooses a status.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+from .core import decide as core
+from .core.decide import Change, Decision, Draft
+from .core.errors import Conflict, InvalidValue, SearchError, SearchMissing, SweepstateError
+from .core.events import Event, RunEnded
+from .core.questions import ByIndex, Exhausted, LastHeard, Proposal, Question, Runs, Silent, Wait
+from .core.state import RunState, SweepState
+from .core.values import FrozenDict, check_text, freeze_mapping, show
+from .hooks import Agent, Clock, Ended, Heartbeats, Listener, ListenerErrorHandler, Search, Storage
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+#: Handing out gives up after so many Conflicts in a row; every other command is decided again until it succeeds.
+MAX_CONFLICTS: Final = 64
+_BY_INDEX: Final = ByIndex()
+_PAGE: Final = 256
+
+
+class Shell:
+    """What the handles of one sweep share: the hooks, and the snapshot that was seen last.
+
+    Attributes:
+        sweep_id: the sweep.
+        storage: where it lives.
+        search: what proposes, or None.
+        agent: what is ordered to execute, or None.
+        clock: the time, unless the storage has a clock of its own.
+        listeners: told of every event that is committed through this shell.
+        state: the snapshot that was seen last; replaced whole.
+    """
+
+    def __init__(
+        self,
+        sweep_id: str,
+        storage: Storage,
+        search: Search | None,
+        agent: Agent | None,
+        clock: Clock,
+        listeners: Sequence[Listener],
+        on_listener_error: ListenerErrorHandler | None,
+    ) -> None:
+        self.sweep_id = sweep_id
+        self.storage = storage
+        self.search = search
+        self.agent = agent
+        self.clock: Clock = getattr(storage, "now", clock)
+        self.listeners: list[Listener] = list(listeners)
+        self.on_listener_error = on_listener_error
+        self.heartbeats: Heartbeats | None = storage if isinstance(storage, Heartbeats) else None
+        #: Told of every change after the listeners; this is how an attached agent gets its orders.
+        self.on_commit: Callable[[Change], None] | None = None
+        self.state: SweepState
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle what another process can use: not the agent, nor the listeners, nor a search that is not plain data."""
+        kept = dict(self.__dict__, agent=None, listeners=[], on_listener_error=None, on_commit=None)
+        if self.state.search is None:
+            kept["search"] = None
+        return kept
+
+    def now(self) -> float:
+        """Return POSIX seconds.
+
+        Raises:
+            InvalidValue: the clock answered what is no time.
+        """
+        now = self.clock()
+        if not 0.0 <= now <= _LAST_TIME:
+            raise InvalidValue("clock", f"must return POSIX seconds, not {show(now)}")
+        return now
+
+    # --- load ------------------------------------------------------------------------------------
+
+    def load(self) -> SweepState:
+        """Return the newest snapshot of the sweep."""
+        self.state = state = self.storage.sweep(self.sweep_id)
+        return state
+
+    def load_run(self, index: int) -> RunState | None:
+        """Return the newest snapshot of a run; None if there is none of this index."""
+        rows = self.storage.runs(self.sweep_id, _BY_INDEX, after=index - 1, limit=1)
+        return rows[0] if rows and rows[0].index == index else None
+
+    def answer(self, question: Question) -> object:
+        """Answer a question of a decision; ``Proposal`` is answered where runs are handed out."""
+        if question.__class__ is Runs:
+            query = question.query
+            if self.heartbeats is None and isinstance(query, Silent):
+                return ()  # without heartbeats, silence means nothing
+            return self.storage.runs(self.sweep_id, query, after=question.after, limit=question.limit)
+        if isinstance(question, LastHeard):
+            if self.heartbeats is None:
+                return (None,) * len(question.leases)
+            return self.heartbeats.last_heard(self.sweep_id, question.leases)
+        raise SearchMissing(self.sweep_id, -1, f"no search can answer {question!r} here")
+
+    # --- decide, commit --------------------------------------------------------------------------
+
+    def commit(
+        self,
+        reason: str | None,
+        actor: str | None,
+        command: Callable[Concatenate[Draft, _P], Decision[_T]],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> tuple[_T, Change | None]:
+        """Decide a command on what the storage holds and commit it, again until nobody came first.
+
+        Returns:
+            What the decision returned, and what was committed, if anything changed.
+        """
+        check_said(reason, actor)
+        while True:
+            draft = Draft(self.storage.sweep(self.sweep_id), self.now(), reason, actor)
+            value = core.drive(command(draft, *args, **kwargs), self.answer)
+            change = draft.change()
+            if change is None:
+                self.state = draft.base
+                return value, None
+            try:
+                self.storage.commit(change)
+            except Conflict:
+                continue
+            self.notify(change)
+            return value, change
+
+    def hand_out(
+        self, agent: str, request_id: str | None, *, attached: bool, begin: bool
+    ) -> RunState | core.Idle:
+        """Hand out a run. A proposal that met a Conflict is used again while its index is free.
+
+        Raises:
+            Conflict: others came first 64 times in a row.
+            SearchError: the search raised, or proposed what cannot be used; nothing was committed.
+            SearchMissing: a new run is needed and there is no search.
+        """
+        proposer = _Proposer(self)
+        for _ in range(MAX_CONFLICTS):
+            draft = Draft(self.storage.sweep(self.sweep_id), self.now())
+            decision = core.next_run(draft, agent, request_id, attached=attached, begin=begin)
+            value = core.drive(decision, proposer.answer)
+            change = draft.change()
+            if change is None:
+                self.state = draft.base
+                proposer.close(None)
+                return value
+            try:
+                self.storage.commit(change)
+            except Conflict as error:
+                conflict = error
+                continue
+            proposer.close(change)
+            self.notify(change)
+            return value
+        proposer.close(None)
+        raise conflict
+
+    def elapse(self) -> tuple[Event, ...]:
+        """Commit one slice of what time has caused, if there is any."""
+        state = self.load()
+        if not state.leased and state.limits.time_limit is None:
+            return ()
+        _, change = self.commit(None, None, core.elapse)
+        return () if change is None else change.events
+
+    # --- notify ----------------------------------------------------------------------------------
+
+    def notify(self, change: Change) -> None:
+        """Tell the listeners and the attached agent what was committed."""
+        self.state = change.sweep
+        for listener in self.listeners:
+            for event in change.events:
+                self._tell(listener, event)
+        if self.on_commit is not None:
+            self.on_commit(change)
+
+    def _tell(self, listener: Listener, event: Event) -> None:
+        """Tell one listener; its error never reaches somebody else's call (trio isolates instruments so)."""
+        try:
+            listener(event)
+        except Exception as error:  # noqa: BLE001 - whatever a listener raises is its own
+            if self.on_listener_error is None:
+                sys.unraisablehook(_unraisable(listener, error))
+                return
+            try:
+                self.on_listener_error(listener, event, error)
+            except Exception as second:  # noqa: BLE001
+                sys.unraisablehook(_unraisable(self.on_listener_error, second))
+
+
+_LAST_TIME: Final = 1e15
+
+
+class _Unraisable:
+    """What ``sys.unraisablehook`` is told; its own type cannot be constructed."""
+
+    def __init__(self, source: object, error: Exception) -> None:
+        self.exc_type = type(error)
+        self.exc_value = error
+        self.exc_traceback = error.__traceback__
+        self.err_msg = "Exception ignored in a listener of a sweep"
+        self.object = source
+
+
+def _unraisable(source: object, error: Exception) -> Any:
+    return _Unraisable(source, error)
+
+
+def check_said(reason: str | None, actor: str | None) -> None:
+    """Refuse a reason or an actor that could not be stored."""
+    if reason is not None:
+        check_text(reason, "reason")
+    if actor is not None:
+        check_text(actor, "actor", most=1_000)
+
+
+class _Proposer:
+    """Answers a decision's questions, and keeps the search's proposal over Conflicts."""
+
+    __slots__ = ("_config", "_index", "_shell")
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+        self._index = -1
+        self._config: FrozenDict | None = None
+
+    def answer(self, question: Question) -> object:
+        if not isinstance(question, Proposal):
+            return self._shell.answer(question)
+        index = question.index
+        if self._config is not None:
+            if index == self._index:
+                return self._config
+            self._discard()
+        answer = self._ask(index)
+        if isinstance(answer, FrozenDict):
+            self._index, self._config = index, answer
+        return answer
+
+    def close(self, change: Change | None) -> None:
+        """Tell the search of a proposal that was not used."""
+        if self._config is None:
+            return
+        used = change is not None and any(run.index == self._index for run in change.runs)
+        if not used:
+            self._discard()
+
+    def _ask(self, index: int) -> FrozenDict | Wait | Exhausted:
+        shell = self._shell
+        search = shell.search
+        if search is None:
+            remedy = "pass it to Sweep.open(..., search=...)"
+            raise SearchMissing(shell.sweep_id, index, f"a new run needs the search, which is not stored as data; {remedy}")
+        try:
+            answer = search.propose(index, VerdictHistory(shell))
+        except SweepstateError:
+            raise
+        except Exception as error:
+            raise SearchError(shell.sweep_id, index, f"it raised {type(error).__name__}: {error}") from error
+        if isinstance(answer, (FrozenDict, Wait, Exhausted)):
+            return answer
+        try:
+            return freeze_mapping(answer, "config")
+        except InvalidValue as error:
+            raise SearchError(shell.sweep_id, index, f"it proposed what cannot be used: {error}") from error
+
+    def _discard(self) -> None:
+        discard = getattr(self._shell.search, "discard", None)
+        config, self._config = self._config, None
+        if discard is not None:
+            discard(self._index, config)
+
+
+class VerdictHistory:
+    """What an adaptive search reads: the verdicts, in the order in which they were given."""
+
+    __slots__ = ("_shell",)
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def ended(self, *, after: int = 0, limit: int) -> Sequence[Ended]:
+        """Return verdicts behind a cursor; see ``History.ended``."""
+        shell = self._shell
+        found: list[Ended] = []
+        while len(found) < limit:
+            page = shell.storage.events(shell.sweep_id, after=after, limit=_PAGE)
+            if not page:
+                break
+            for event in page:
+                if isinstance(event, RunEnded) and len(found) < limit:
+                    run = shell.load_run(event.index)
+                    config = FrozenDict() if run is None else run.config
+                    found.append(Ended(event.number, event.index, config, event.status, event.metrics))
+            after = page[-1].number
+        return found

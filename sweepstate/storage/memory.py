@@ -1,0 +1,287 @@
+"""Memory storage: for unit tests, notebooks, and sweeps that need not outlive their process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from heapq import merge, nsmallest
+from itertools import count, islice
+from threading import Lock
+from weakref import WeakValueDictionary
+
+from ..core.decide import Change
+from ..core.errors import AlreadyExists, Conflict, StorageError, SweepNotFound
+from ..core.events import Event
+from ..core.questions import ByIndex, Due, InStatus, Leased, Queued, Requested, RunQuery, Silent
+from ..core.state import RunState, SweepState
+from ..core.status import Cause, RunStatus
+from ..core.values import freeze_metrics
+from ._indexes import IndexSet, TimeIndex
+
+_QUEUED = Queued()
+_SILENT = Silent(0.0)
+class _Shelf:
+    """One sweep, its runs and events, and what answers each query."""
+
+    __slots__ = ("agents", "beats", "due", "events", "leased", "queued", "requests", "runs", "silent", "statuses", "sweep", "withdrawn")
+
+    def __init__(self, sweep: SweepState) -> None:
+        self.sweep = sweep
+        self.runs: list[RunState] = []
+        self.events: list[Event] = []
+        self.statuses = {status: IndexSet() for status in RunStatus}
+        self.withdrawn = IndexSet()
+        self.queued = IndexSet()
+        self.leased = IndexSet()
+        self.agents: dict[str, IndexSet] = {}
+        self.requests: dict[tuple[str, str], int] = {}
+        self.due = TimeIndex()
+        self.silent = TimeIndex()
+        # The newest attempt heard of each run: attempt, time, metrics.
+        self.beats: dict[int, tuple[int, float, Mapping[str, float] | None]] = {}
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def write(self, change: Change) -> None:
+        self.sweep = change.sweep
+        for run in change.runs:
+            old = self.runs[run.index] if run.index < len(self.runs) else None
+            self._index(old, run)
+            if old is None:
+                self.runs.append(run)
+            else:
+                self.runs[run.index] = run
+        self.events.extend(change.events)
+
+    def _index(self, old: RunState | None, run: RunState) -> None:
+        index = run.index
+        if old is None or old.status is not run.status:
+            if old is not None:
+                self.statuses[old.status].discard(index)
+            self.statuses[run.status].add(index)
+        _keep(self.withdrawn, index, old is not None and _withdrawn(old), _withdrawn(run))
+        _keep(self.queued, index, old is not None and _QUEUED.matches(old), _QUEUED.matches(run))
+        if old is None or old.lease is not run.lease:
+            self._index_lease(old, run)
+        if run.due_at is not None or (old is not None and old.due_at is not None):
+            self.due.set(index, run.due_at)
+
+    def _index_lease(self, old: RunState | None, run: RunState) -> None:
+        index, lease = run.index, run.lease
+        before = None if old is None else old.lease
+        if before is not None and (lease is None or before.agent != lease.agent):
+            mine = self.agents[before.agent]
+            mine.discard(index)
+            if not mine:
+                del self.agents[before.agent]
+        if before is not None and before.request_id is not None:
+            request = (before.agent, before.request_id)
+            if self.requests.get(request) == index:
+                del self.requests[request]
+        if lease is None:
+            self.leased.discard(index)
+        else:
+            self.leased.add(index)
+            if lease.agent not in self.agents:
+                self.agents[lease.agent] = IndexSet()
+            self.agents[lease.agent].add(index)
+            if lease.request_id is not None and Requested(lease.agent, lease.request_id).matches(run):
+                self.requests[lease.agent, lease.request_id] = index
+        if lease is not None and _SILENT.watches(run):
+            self.silent.set(index, self.heard(run))
+        elif before is not None and before.beats:
+            self.silent.set(index, None)
+
+    def beat(self, index: int, attempt: int, at: float, metrics: Mapping[str, float] | None) -> None:
+        known = self.beats.get(index)
+        if known is not None:
+            if known[0] > attempt:
+                return
+            if known[0] == attempt:
+                at = max(at, known[1])
+                metrics = known[2] if metrics is None else metrics
+        self.beats[index] = (attempt, at, metrics)
+        run = self.runs[index]
+        if _SILENT.watches(run):
+            self.silent.set(index, self.heard(run))
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def last_beat(self, index: int, attempt: int) -> float | None:
+        known = self.beats.get(index)
+        return known[1] if known is not None and known[0] == attempt else None
+
+    def heard(self, run: RunState) -> float:
+        """Return when the leased attempt of a run was last heard."""
+        lease = run.lease
+        if lease is None:
+            return run.created_at
+        beat = self.last_beat(run.index, lease.attempt)
+        return lease.since if beat is None else max(lease.since, beat)
+
+    def select(self, query: RunQuery, after: int, limit: int) -> Iterator[int]:
+        """Return the indexes that a query means."""
+        match query:
+            case ByIndex():
+                return iter(range(after + 1, min(after + 1 + limit, len(self.runs))))
+            case Queued():
+                return islice(self.queued.above(after), limit)
+            case Leased(agent=None):
+                return islice(self.leased.above(after), limit)
+            case Leased(agent=str() as agent):
+                return islice(self.agents.get(agent, _NONE).above(after), limit)
+            case Requested(agent=agent, request_id=request_id):
+                found = self.requests.get((agent, request_id))
+                return iter(() if found is None or found <= after else (found,))
+            case Due(at=at):
+                return iter(self.due.until(at, limit))
+            case Silent(since=since):
+                return iter(self.silent.until(since, limit))
+            case InStatus():
+                return islice(self._in_status(query, after), limit)
+
+    def _in_status(self, query: InStatus, after: int) -> Iterator[int]:
+        sets = [self.statuses[status] for status in query.statuses]
+        if query.withdrawn and RunStatus.KILLED not in query.statuses:
+            sets.append(self.withdrawn)
+        members = sets[0].above(after) if len(sets) == 1 else merge(*(each.above(after) for each in sets))
+        since = query.unchanged_since
+        return (index for index in members if since is None or self.runs[index].status_version <= since)
+
+
+_NONE = IndexSet()
+
+
+def _withdrawn(run: RunState) -> bool:
+    return run.cause is Cause.WITHDRAWN
+
+
+def _keep(members: IndexSet, index: int, was: bool, belongs: bool) -> None:
+    if was is not belongs:
+        (members.add if belongs else members.discard)(index)
+
+
+class MemoryStorage:
+    """Keeps sweeps in this process. Thread-safe, and every query is answered by an index.
+
+    A pickled copy finds its original again in the process that made it; in any other it is refused,
+    because two processes with a copy each would hand out the same runs.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._shelves: dict[str, _Shelf] = {}
+        self._deleted: set[str] = set()
+        self._key = next(_KEYS)
+        _HERE[self._key] = self
+
+    def __repr__(self) -> str:
+        return f"<MemoryStorage of {len(self._shelves)} sweep(s)>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_find, (os.getpid(), self._key))
+
+    def sweep(self, sweep_id: str) -> SweepState:
+        """Return a sweep's snapshot; see ``Storage.sweep``."""
+        try:
+            return self._shelves[sweep_id].sweep
+        except KeyError:
+            raise SweepNotFound(sweep_id) from None
+
+    def runs(self, sweep_id: str, query: RunQuery, *, after: int = -1, limit: int) -> Sequence[RunState]:
+        """Return runs that a query means; see ``Storage.runs``."""
+        with self._lock:
+            shelf = self._shelf(sweep_id)
+            runs = shelf.runs
+            return [runs[index] for index in shelf.select(query, after, limit)]
+
+    def commit(self, change: Change) -> None:
+        """Write a change, all or nothing; see ``Storage.commit``."""
+        with self._lock:
+            if change.version == 0:
+                if change.sweep_id in self._shelves or change.sweep_id in self._deleted:
+                    raise AlreadyExists(change.sweep_id)
+                self._shelves[change.sweep_id] = shelf = _Shelf(change.sweep)
+                shelf.write(change)
+                return
+            shelf = self._shelf(change.sweep_id)
+            if shelf.sweep.version != change.version:
+                raise Conflict(change.sweep_id, change.version, shelf.sweep.version)
+            for silence in change.silences:
+                heard = shelf.last_beat(silence.index, silence.attempt)
+                if heard is not None and heard > silence.heard:
+                    raise Conflict(
+                        change.sweep_id, change.version, change.version, f"run {silence.index} was heard meanwhile"
+                    )
+            shelf.write(change)
+
+    def events(self, sweep_id: str, *, after: int = 0, limit: int) -> Sequence[Event]:
+        """Return events in order, ending at a commit boundary; see ``Storage.events``."""
+        with self._lock:
+            events = self._shelf(sweep_id).events
+            end = min(after + max(limit, 1), len(events))
+            if after >= len(events):
+                return []
+            # Back to the end of a commit that fits, or on to the end of the one that does not.
+            while end > after and end < len(events) and events[end - 1].version == events[end].version:
+                end -= 1
+            if end == after:
+                version = events[after].version
+                end = after + 1
+                while end < len(events) and events[end].version == version:
+                    end += 1
+            return events[after:end]
+
+    def beat(self, sweep_id: str, index: int, attempt: int, at: float, metrics: Mapping[str, float] | None) -> None:
+        """Keep a sign of life; see ``Heartbeats.beat``."""
+        frozen = None if metrics is None else freeze_metrics(metrics)
+        with self._lock:
+            shelf = self._shelf(sweep_id)
+            if index < len(shelf.runs):
+                shelf.beat(index, attempt, at, frozen)
+
+    def last_heard(self, sweep_id: str, leases: Sequence[tuple[int, int]]) -> Sequence[float | None]:
+        """Return when each attempt was last heard; see ``Heartbeats.last_heard``."""
+        with self._lock:
+            shelf = self._shelf(sweep_id)
+            return [shelf.last_beat(index, attempt) for index, attempt in leases]
+
+    def last_metrics(self, sweep_id: str, index: int) -> Mapping[str, float] | None:
+        """Return what a run last reported on the way; see ``Heartbeats.last_metrics``."""
+        with self._lock:
+            known = self._shelf(sweep_id).beats.get(index)
+            return None if known is None else known[2]
+
+    def sweeps(self, *, after: str = "", limit: int) -> Sequence[SweepState]:
+        """Return sweeps by id; see ``Catalog.sweeps``."""
+        with self._lock:
+            ids = nsmallest(limit, (sweep_id for sweep_id in self._shelves if sweep_id > after))
+            return [self._shelves[sweep_id].sweep for sweep_id in ids]
+
+    def delete(self, sweep_id: str) -> None:
+        """Forget a sweep; see ``Catalog.delete``."""
+        with self._lock:
+            self._shelf(sweep_id)
+            del self._shelves[sweep_id]
+            self._deleted.add(sweep_id)
+
+    def _shelf(self, sweep_id: str) -> _Shelf:
+        try:
+            return self._shelves[sweep_id]
+        except KeyError:
+            raise SweepNotFound(sweep_id) from None
+
+
+_KEYS = count()
+_HERE: WeakValueDictionary[int, MemoryStorage] = WeakValueDictionary()
+
+
+def _find(process: int, key: int) -> MemoryStorage:
+    """Return the storage that was pickled, if this is the process it lives in."""
+    found = _HERE.get(key) if process == os.getpid() else None
+    if found is None:
+        raise StorageError(
+            "a MemoryStorage lives in one process and cannot be sent to another; "
+            "use a storage that processes share, such as SQLite"
+        )
+    return found
