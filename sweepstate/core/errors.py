@@ -32,14 +32,13 @@ import attrs
 
 # attrs passes the fields of an exception to BaseException.__init__, in order;
 # that is what makes these errors pickle, and why no field is keyword-only.
-_error = attrs.define(slots=False, auto_exc=True)
 
 
 class SweepstateError(Exception):
     """The base of every error that this library raises on purpose."""
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class InvalidValue(SweepstateError, ValueError):
     """An argument, or a field of plain data, that cannot be used.
 
@@ -57,7 +56,7 @@ class InvalidValue(SweepstateError, ValueError):
         return f"{self.field}: {self.problem}" + (f"; {self.remedy}" if self.remedy else "")
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class UnknownStatus(InvalidValue):
     """A word that names no status.
 
@@ -68,7 +67,7 @@ class UnknownStatus(InvalidValue):
     known: tuple[str, ...] = ()
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class IllegalTransition(SweepstateError):
     """The lifecycle refuses this from here.
 
@@ -95,7 +94,7 @@ class IllegalTransition(SweepstateError):
         return f"{text}; {self.remedy}" if self.remedy else text
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class StaleAttempt(IllegalTransition):
     """A start by an attempt that is not the current one: somebody else may have the run now.
 
@@ -111,7 +110,7 @@ class StaleAttempt(IllegalTransition):
         return f"{super().__str__()} (attempt {self.attempt} asked, attempt {self.current} is current)"
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class AlreadyStarted(IllegalTransition):
     """A start by another execution than the one that began this attempt.
 
@@ -127,7 +126,7 @@ class AlreadyStarted(IllegalTransition):
         return f"{super().__str__()} (asked by execution {self.execution!r}, begun by {self.begun_by!r})"
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class Conflict(SweepstateError):
     """Somebody else committed first, or a status moved since ``if_version``.
 
@@ -157,7 +156,7 @@ class NotFound(SweepstateError, LookupError):
     """There is no such thing."""
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class SweepNotFound(NotFound):
     """No sweep of this id is stored, or it was deleted.
 
@@ -171,7 +170,7 @@ class SweepNotFound(NotFound):
         return f"no sweep {self.sweep_id!r} in this storage; create it with Sweep(search, id={self.sweep_id!r}, ...)"
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class RunNotFound(NotFound):
     """The sweep has no run of this index.
 
@@ -189,7 +188,7 @@ class RunNotFound(NotFound):
         return f"sweep {self.sweep_id!r} has no run {self.index}; {self.created} were created, numbered from 0"
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class AlreadyExists(SweepstateError):
     """A sweep of this id is there, or was: ids are never used again.
 
@@ -203,7 +202,7 @@ class AlreadyExists(SweepstateError):
         return f"a sweep {self.sweep_id!r} exists already, or did; pass exists_ok=True to open it, or another id"
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class SearchError(SweepstateError):
     """A search raised, or answered what cannot be used; nothing was committed.
 
@@ -222,7 +221,7 @@ class SearchError(SweepstateError):
         return f"the search of sweep {self.sweep_id!r} failed{place}: {self.problem}"
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class SearchMismatch(SearchError):
     """The search given is not the one the sweep was created with."""
 
@@ -230,7 +229,7 @@ class SearchMismatch(SearchError):
         return f"sweep {self.sweep_id!r}: {self.problem}"
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class SearchMissing(SearchError):
     """There is no search to hand out runs with."""
 
@@ -238,7 +237,7 @@ class SearchMissing(SearchError):
         return f"sweep {self.sweep_id!r}: {self.problem}"
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class StorageError(SweepstateError):
     """A storage could not do what was asked; nothing happened.
 
@@ -252,12 +251,12 @@ class StorageError(SweepstateError):
         return self.problem
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class OutcomeUnknown(StorageError):
     """A commit was sent, and nobody can say whether it happened: look again before acting on it."""
 
 
-@_error
+@attrs.define(slots=False, auto_exc=True)
 class AgentError(SweepstateError):
     """Hooks of an agent raised while its orders were delivered; the orders stay outstanding.
 

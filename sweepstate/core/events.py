@@ -15,7 +15,6 @@ from .state import Completion
 from .status import Cause, RunStatus, SweepStatus, Word
 from .values import EMPTY, FrozenDict
 
-_event = attrs.frozen
 
 
 class Fate(Word):
@@ -45,7 +44,7 @@ class OrderKind(Word):
     KILL = "kill"
 
 
-@_event
+@attrs.frozen
 class Event:
     """Something that happened to a sweep.
 
@@ -64,7 +63,7 @@ class Event:
     actor: str | None
 
 
-@_event
+@attrs.frozen
 class SweepCreated(Event):
     """A sweep was created, RUNNING."""
 
@@ -75,7 +74,7 @@ class SweepCreated(Event):
     objective: Objective | None
 
 
-@_event
+@attrs.frozen
 class SweepStatusChanged(Event):
     """A sweep's status moved by ``trigger``."""
 
@@ -83,21 +82,21 @@ class SweepStatusChanged(Event):
     status: SweepStatus
 
 
-@_event
+@attrs.frozen
 class LimitsChanged(Event):
     """Other limits hold from here on."""
 
     limits: Limits
 
 
-@_event
+@attrs.frozen
 class SearchCompleted(Event):
     """The search was exhausted, reached its target, or was declared complete."""
 
     cause: Completion
 
 
-@_event
+@attrs.frozen
 class BacklogAdded(Event):
     """Runs that ended in one of ``statuses``, or were withdrawn, are to be taken up again."""
 
@@ -105,12 +104,12 @@ class BacklogAdded(Event):
     withdrawn: bool
 
 
-@_event
+@attrs.frozen
 class BacklogEmptied(Event):
     """Nothing is left of the oldest wish in the backlog."""
 
 
-@_event
+@attrs.frozen
 class RunEvent(Event):
     """Something that happened to one run.
 
@@ -123,7 +122,7 @@ class RunEvent(Event):
     attempt: int
 
 
-@_event
+@attrs.frozen
 class RunHandedOut(RunEvent):
     """An agent has the run; ``attached`` tells whether it was ordered to, or asked for it."""
 
@@ -132,14 +131,14 @@ class RunHandedOut(RunEvent):
     attached: bool
 
 
-@_event
+@attrs.frozen
 class RunCreated(RunHandedOut):
     """A run was created and handed out."""
 
     config: FrozenDict
 
 
-@_event
+@attrs.frozen
 class RunStarted(RunEvent):
     """The execution began; ``heartbeats`` tells whether it promised them."""
 
@@ -147,43 +146,43 @@ class RunStarted(RunEvent):
     heartbeats: bool
 
 
-@_event
+@attrs.frozen
 class HeartbeatsPromised(RunEvent):
     """The first heartbeat of an execution that began without promising them."""
 
 
-@_event
+@attrs.frozen
 class RunPreempting(RunEvent):
     """The execution said that it is being preempted."""
 
 
-@_event
+@attrs.frozen
 class StopRequested(RunEvent):
     """The execution was asked to end."""
 
 
-@_event
+@attrs.frozen
 class RunSuspected(RunEvent):
     """The execution was silent for too long; ``heard`` is its last sign."""
 
     heard: float
 
 
-@_event
+@attrs.frozen
 class SuspicionLifted(RunEvent):
     """A sign newer than the suspicion was heard."""
 
     heard: float
 
 
-@_event
+@attrs.frozen
 class RevokedLeaseHeard(RunEvent):
     """An execution whose run was killed or requeued is still alive, as of ``heard``."""
 
     heard: float
 
 
-@_event
+@attrs.frozen
 class RunEnded(RunEvent):
     """A run got its verdict, or a presumption of loss was corrected.
 
@@ -208,7 +207,7 @@ class RunEnded(RunEvent):
     metrics: FrozenDict = EMPTY
 
 
-@_event
+@attrs.frozen
 class RunRequeued(RunEvent):
     """A run was queued again; ``attempt`` is the next one."""
 
@@ -216,7 +215,7 @@ class RunRequeued(RunEvent):
     fate: Fate
 
 
-@_event
+@attrs.frozen
 class OrderFailed(RunEvent):
     """An agent's hook raised; the order stays outstanding."""
 
@@ -224,7 +223,7 @@ class OrderFailed(RunEvent):
     message: str
 
 
-@_event
+@attrs.frozen
 class LateReport(RunEvent):
     """An end was reported after the verdict, or by an execution that does not count; the verdict stands."""
 
@@ -237,14 +236,14 @@ class LateReport(RunEvent):
     metrics: FrozenDict = EMPTY
 
 
-@_event
+@attrs.frozen
 class LeaseEnded(RunEvent):
     """An execution without a say is known to be gone, or is given up as lost."""
 
     fate: Fate
 
 
-@_event
+@attrs.frozen
 class DeadlineMoved(RunEvent):
     """Changed limits moved the time at which time acts on the run."""
 

@@ -333,10 +333,10 @@ def _count(sweep: _Fields, run: _Fields, event: ev.RunEnded) -> None:
         return
     sweep["rule_failed"] += 1
     sweep["rule_streak"] += 1
-    within = sweep["limits"].failure.within
+    rule = sweep["limits"].failure
     first = sweep["first_start_at"]
     # A run that could not be launched fails before anything started: that is early, too.
-    if within is not None and (first is None or event.at - first <= within[1]):
+    if rule is not None and rule.within is not None and (first is None or event.at - first <= rule.within[1]):
         sweep["rule_early"] += 1
 
 

@@ -91,8 +91,8 @@ class FailureRule:
     rate: tuple[float, int] | None = attrs.field(default=None, converter=_rate)
 
 
-def _failure(value: Any) -> FailureRule:
-    if not isinstance(value, FailureRule):
+def _failure(value: Any) -> FailureRule | None:
+    if value is not None and not isinstance(value, FailureRule):
         raise InvalidValue("limits.failure", f"must be a FailureRule, not {show(value)}", "e.g. FailureRule(streak=5)")
     return value
 
@@ -116,7 +116,7 @@ class Limits:
         launch_attempts: a run whose agent failed to start it so often is FAILED, not launched.
         time_limit: a sweep stops after so many seconds of being RUNNING, counted since it was
             created or reopened; a pause stops the clock.
-        failure: when a sweep gives up.
+        failure: when a sweep gives up; None for never.
 
     Raises:
         InvalidValue: a value is out of its range; ``field`` names it.
@@ -134,7 +134,7 @@ class Limits:
     time_limit: float | None = attrs.field(
         default=None, converter=lambda value: None if value is None else check_seconds(value, "limits.time_limit", zero=False)
     )
-    failure: FailureRule = attrs.field(factory=FailureRule, converter=_failure)
+    failure: FailureRule | None = attrs.field(default=None, converter=_failure)
 
     def replace(self, changes: Mapping[str, Any]) -> Limits:
         """Return these limits with some of them changed.

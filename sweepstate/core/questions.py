@@ -14,10 +14,9 @@ from .lifecycle import RUN_ACTIVE, RUN_ENDED
 from .state import RunState
 from .status import Cause, RunStatus
 
-_value = attrs.frozen
 
 
-@_value
+@attrs.frozen
 class ByIndex:
     """All runs, in index order."""
 
@@ -26,7 +25,7 @@ class ByIndex:
         return True
 
 
-@_value
+@attrs.frozen
 class Queued:
     """PENDING runs that can be handed out: nobody has them, and no older attempt may still be executing."""
 
@@ -35,7 +34,7 @@ class Queued:
         return run.status is RunStatus.PENDING and not run.held and not run.blocked
 
 
-@_value
+@attrs.frozen
 class Leased:
     """Runs with a lease, lost ones included, of one agent or (None) of any."""
 
@@ -46,7 +45,7 @@ class Leased:
         return run.lease is not None and (self.agent is None or run.lease.agent == self.agent)
 
 
-@_value
+@attrs.frozen
 class Requested:
     """The active run whose current lease answers this request of this agent; there is at most one."""
 
@@ -65,7 +64,7 @@ class Requested:
         )
 
 
-@_value
+@attrs.frozen
 class Due:
     """Runs whose ``due_at`` is not after this time, by ``due_at`` and then index."""
 
@@ -76,7 +75,7 @@ class Due:
         return run.due_at is not None and run.due_at <= self.at
 
 
-@_value
+@attrs.frozen
 class Silent:
     """RUNNING runs that promised heartbeats, are not suspected, and were last heard at ``since`` or before.
 
@@ -98,7 +97,7 @@ class Silent:
         )
 
 
-@_value
+@attrs.frozen
 class InStatus:
     """Runs in one of these statuses, and withdrawn ones if asked, unchanged since a version if one is given."""
 
@@ -119,7 +118,7 @@ ACTIVE = InStatus(RUN_ACTIVE)
 ENDED = InStatus(RUN_ENDED)
 
 
-@_value
+@attrs.frozen
 class Runs:
     """Question: which runs are these? Answer: a sequence of ``RunState``.
 
@@ -134,7 +133,7 @@ class Runs:
     limit: int
 
 
-@_value
+@attrs.frozen
 class LastHeard:
     """Question: when was the last heartbeat of each attempt? Answer: a sequence of POSIX seconds or None.
 
@@ -145,7 +144,7 @@ class LastHeard:
     leases: tuple[tuple[int, int], ...]
 
 
-@_value
+@attrs.frozen
 class Proposal:
     """Question: which configuration comes next? Answer: a frozen one, ``Wait`` or ``Exhausted``.
 
@@ -159,11 +158,11 @@ class Proposal:
 Question = Runs | LastHeard | Proposal
 
 
-@_value
+@attrs.frozen
 class Wait:
     """A search's answer: nothing now, ask again when more runs have ended."""
 
 
-@_value
+@attrs.frozen
 class Exhausted:
     """A search's answer: nothing any more."""

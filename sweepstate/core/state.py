@@ -18,7 +18,6 @@ from .limits import Limits, Objective
 from .status import Cause, RunStatus, SweepStatus, Word
 from .values import EMPTY, FrozenDict
 
-_snapshot = attrs.frozen(slots=False, kw_only=True)
 _T = TypeVar("_T")
 
 
@@ -30,7 +29,7 @@ class Completion(Word):
     DECLARED = "declared"
 
 
-@_snapshot
+@attrs.frozen(slots=False, kw_only=True)
 class Lease:
     """One attempt in an agent's hands.
 
@@ -71,7 +70,7 @@ class Lease:
     lost: bool = False
 
 
-@_snapshot
+@attrs.frozen(slots=False, kw_only=True)
 class RunState:
     """A run at one version of its sweep.
 
@@ -134,12 +133,21 @@ class RunState:
     @property
     def row(self) -> RunRow:
         """Its row in the table ``RUN``, in a sweep that is not CANCELLED."""
+        plain = _UNGUARDED.get(self.status)
+        if plain is not None:
+            return plain
         lease = self.lease
         held = lease is not None and lease.attempt == self.attempt
         return row_of(self.status, held=held, lost=held and lease is not None and lease.lost)
 
 
-@_snapshot
+#: The rows of statuses that no guard splits.
+_UNGUARDED = {
+    status: row_of(status) for status in RunStatus if status not in (RunStatus.PENDING, RunStatus.CRASHED)
+}
+
+
+@attrs.frozen(slots=False, kw_only=True)
 class Backlog:
     """A wish to retry many runs, taken up one by one as agents ask.
 
@@ -164,7 +172,7 @@ class Backlog:
         )
 
 
-@_snapshot
+@attrs.frozen(slots=False, kw_only=True)
 class SweepState:
     """A sweep at one version.
 

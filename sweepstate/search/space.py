@@ -148,11 +148,11 @@ def _read_range(values: range, field: str) -> range:
     if not values:
         raise InvalidValue(field, f"has no choices: {show(values)}", "check its start, stop and step")
     first, last = values[0], values[-1]
-    freeze(first, field)
-    freeze(last, field)
-    if first == last:
-        return range(first, first + 1)
-    return range(first, last + (1 if values.step > 0 else -1), values.step)
+    up = 1 if values.step > 0 else -1
+    tight = range(first, last + up, up if first == last else values.step)
+    for number in (tight.start, tight.stop, tight.step):
+        freeze(number, field)  # refuses more bits than can be stored
+    return tight
 
 
 def count_choices(choices: tuple[Any, ...] | range) -> int:
@@ -362,7 +362,7 @@ def compile_space(
     """
     leaves = tuple(_leaves(space))
     varying = tuple(leaf for leaf in leaves if varies(leaf))
-    if all(type(item) is not FrozenDict and varies(item) for item in space.values()):
+    if all(map(varies, space.values())):
         names = tuple(space)
         # Both are as long, and strict=True would cost as much as all the rest.
         return lambda values: FrozenDict(zip(names, values)), varying  # noqa: B905

@@ -45,52 +45,60 @@ class _Shelf:
     def write(self, change: Change) -> None:
         self.sweep = change.sweep
         for run in change.runs:
-            old = self.runs[run.index] if run.index < len(self.runs) else None
-            self._index(old, run)
-            if old is None:
-                self.runs.append(run)
+            index = run.index
+            if index < len(self.runs):
+                self._forget(self.runs[index], run)
+                self.runs[index] = run
             else:
-                self.runs[run.index] = run
-        self.events.extend(change.events)
+                self.runs.append(run)
+            self._index(run)
+        self.events += change.events
 
-    def _index(self, old: RunState | None, run: RunState) -> None:
-        index = run.index
-        if old is None or old.status is not run.status:
-            if old is not None:
-                self.statuses[old.status].discard(index)
-            self.statuses[run.status].add(index)
-        _keep(self.withdrawn, index, old is not None and _withdrawn(old), _withdrawn(run))
-        _keep(self.queued, index, old is not None and _QUEUED.matches(old), _QUEUED.matches(run))
-        if old is None or old.lease is not run.lease:
-            self._index_lease(old, run)
-        if run.due_at is not None or (old is not None and old.due_at is not None):
-            self.due.set(index, run.due_at)
-
-    def _index_lease(self, old: RunState | None, run: RunState) -> None:
-        index, lease = run.index, run.lease
-        before = None if old is None else old.lease
-        if before is not None and (lease is None or before.agent != lease.agent):
-            mine = self.agents[before.agent]
-            mine.discard(index)
-            if not mine:
-                del self.agents[before.agent]
-        if before is not None and before.request_id is not None:
-            request = (before.agent, before.request_id)
-            if self.requests.get(request) == index:
-                del self.requests[request]
-        if lease is None:
-            self.leased.discard(index)
-        else:
-            self.leased.add(index)
-            if lease.agent not in self.agents:
-                self.agents[lease.agent] = IndexSet()
-            self.agents[lease.agent].add(index)
-            if lease.request_id is not None and Requested(lease.agent, lease.request_id).matches(run):
-                self.requests[lease.agent, lease.request_id] = index
-        if lease is not None and _SILENT.watches(run):
-            self.silent.set(index, self.heard(run))
-        elif before is not None and before.beats:
+    def _forget(self, old: RunState, run: RunState) -> None:
+        """Take a run out of the indexes that its next snapshot is not in."""
+        index = old.index
+        if old.status is not run.status:
+            self.statuses[old.status].discard(index)
+            if old.cause is not None:
+                self.withdrawn.discard(index)
+        if old.status is RunStatus.PENDING:
+            self.queued.discard(index)
+        if old.due_at is not None and run.due_at is None:
+            self.due.set(index, None)
+        lease = old.lease
+        if lease is None or lease is run.lease:
+            return
+        mine = self.agents[lease.agent]
+        mine.discard(index)
+        if not mine:
+            del self.agents[lease.agent]
+        self.leased.discard(index)
+        if lease.request_id is not None and self.requests.get((lease.agent, lease.request_id)) == index:
+            del self.requests[lease.agent, lease.request_id]
+        if lease.beats:
             self.silent.set(index, None)
+
+    def _index(self, run: RunState) -> None:
+        """Put a run into the indexes that it is in; being there already does no harm."""
+        index, lease = run.index, run.lease
+        self.statuses[run.status].add(index)
+        if run.cause is Cause.WITHDRAWN:
+            self.withdrawn.add(index)
+        if run.status is RunStatus.PENDING and _QUEUED.matches(run):
+            self.queued.add(index)
+        if run.due_at is not None:
+            self.due.set(index, run.due_at)
+        if lease is None:
+            return
+        self.leased.add(index)
+        mine = self.agents.get(lease.agent)
+        if mine is None:
+            mine = self.agents[lease.agent] = IndexSet()
+        mine.add(index)
+        if lease.request_id is not None and Requested(lease.agent, lease.request_id).matches(run):
+            self.requests[lease.agent, lease.request_id] = index
+        if lease.beats and _SILENT.watches(run):
+            self.silent.set(index, self.heard(run))
 
     def beat(self, index: int, attempt: int, at: float, metrics: Mapping[str, float] | None) -> None:
         known = self.beats.get(index)
@@ -150,15 +158,6 @@ class _Shelf:
 
 
 _NONE = IndexSet()
-
-
-def _withdrawn(run: RunState) -> bool:
-    return run.cause is Cause.WITHDRAWN
-
-
-def _keep(members: IndexSet, index: int, was: bool, belongs: bool) -> None:
-    if was is not belongs:
-        (members.add if belongs else members.discard)(index)
 
 
 class MemoryStorage:

@@ -13,17 +13,14 @@ from ..evolve import apply, new_run
 from ..questions import (
     ByIndex,
     Due,
-    Exhausted,
     InStatus,
     LastHeard,
     Leased,
-    Proposal,
     Question,
     Queued,
     Requested,
     Runs,
     Silent,
-    Wait,
 )
 from ..state import RunState, SweepState, unpublished
 from ..values import FrozenDict, check_count
@@ -100,7 +97,7 @@ class Draft:
         self._version = base.version + 1
         self._known: dict[int, RunState] = {}
         self._changed: dict[int, RunState] = {}
-        self._silences: list[Silence] = []
+        self._silences: tuple[Silence, ...] = ()
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -135,7 +132,7 @@ class Draft:
 
     def rely_on_silence(self, run: RunState, attempt: int, heard: float) -> None:
         """Make the commit conditional on nothing having been heard of the attempt since ``heard``."""
-        self._silences.append(Silence(run.index, attempt, heard))
+        self._silences += (Silence(run.index, attempt, heard),)
 
     def change(self) -> Change | None:
         """Return what is to be committed; None if nothing happened."""
@@ -148,7 +145,7 @@ class Draft:
             sweep,
             tuple(self._changed.values()),
             tuple(self.events),
-            tuple(self._silences),
+            self._silences,
         )
 
     # --- reading ---------------------------------------------------------------------------------
@@ -210,11 +207,6 @@ class Draft:
             return ()
         heard: Sequence[float | None] = yield LastHeard(tuple(leases))
         return heard
-
-    def propose(self) -> Decision[FrozenDict | Wait | Exhausted]:
-        """Return the search's next configuration."""
-        answer: FrozenDict | Wait | Exhausted = yield Proposal(self.sweep.created)
-        return answer
 
 
 def _index(run: RunState) -> int:

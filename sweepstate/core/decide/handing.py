@@ -8,9 +8,10 @@ import attrs
 
 from ..events import Fate, Requeue, RunHandedOut, RunRequeued, RunStarted
 from ..lifecycle import RunRow
-from ..questions import Exhausted, Queued, Requested, Wait
+from ..questions import Exhausted, Proposal, Queued, Requested, Wait
 from ..state import Completion, RunState
 from ..status import RunStatus, SweepStatus, Word
+from ..values import FrozenDict
 from .draft import Decision, Draft
 from .settle import complete_search, next_in_backlog, settle
 
@@ -91,13 +92,13 @@ def next_run(
         yield from settle(draft)  # handing out needs a sweep whose time is not over
     if sweep.status is not SweepStatus.RUNNING:
         return _IDLE_IN[sweep.status]
-    run = yield from _next_again(draft)
+    run = (yield from _next_again(draft)) if sweep.pending or sweep.backlog else None
     if run is None and sweep.complete:
         return (yield from _nothing_more(draft))
     if sweep.limits.max_active is not None and sweep.leased >= sweep.limits.max_active:
         return Idle(IdleReason.AT_CAPACITY)
     if run is None:
-        answer = yield from draft.propose()
+        answer: FrozenDict | Wait | Exhausted = yield Proposal(sweep.created)
         if isinstance(answer, Wait):
             return Idle(IdleReason.STALLED if sweep.drained else IdleReason.WAITING)
         if isinstance(answer, Exhausted):

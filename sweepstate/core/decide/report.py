@@ -21,6 +21,7 @@ from ..events import (
     RunStarted,
 )
 from ..lifecycle import ENDING, FAILURES, RUN, Exit, Manner, Mark, RunRow, RunTrigger, refusal
+from ..limits import Objective
 from ..state import Completion, Lease, RunState
 from ..status import Cause, RunStatus, SweepStatus, Word
 from ..values import EMPTY, FrozenDict
@@ -126,14 +127,14 @@ def end(draft: Draft, index: int, attempt: int, execution: str | None, report: E
     _check_attempt(run, attempt)
     if attempt < run.attempt or not _speaks_for(run, attempt, execution):
         _too_late(draft, run, attempt, execution, report)
-    else:
-        yield from _end_current(draft, run, execution, report)
+    elif _end_current(draft, run, execution, report):
+        yield from complete_search(draft, Completion.TARGET)
     if draft.events:
         yield from settle(draft)
 
 
-def _end_current(draft: Draft, run: RunState, execution: str | None, report: End) -> Decision[None]:
-    """Decide what the end of the current attempt means, by the tables."""
+def _end_current(draft: Draft, run: RunState, execution: str | None, report: End) -> bool:
+    """Decide what the end of the current attempt means, by the tables; return whether it reached the target."""
     row = run.row
     if row is RunRow.LOST and draft.sweep.status is SweepStatus.CANCELLED:
         row = RunRow.CRASHED  # after a cancel no run's status changes
@@ -148,10 +149,11 @@ def _end_current(draft: Draft, run: RunState, execution: str | None, report: End
         if run.lease is not None:  # the verdict stands, and now its execution is known to be gone
             draft.record(LeaseEnded, run, run.attempt, Fate.GONE)
     elif cell is RunStatus.PENDING:
-        yield from preempt(draft, run, Fate.GONE)
+        preempt(draft, run, Fate.GONE)
     else:
         cause = Cause.STOPPED if trigger is RunTrigger.KILL and manner is Manner.ASKED else _CAUSE[trigger]
-        yield from give_verdict(draft, run, cell, cause, Fate.GONE, report)
+        return give_verdict(draft, run, cell, cause, Fate.GONE, report)
+    return False
 
 
 def manner_of(run: RunState) -> Manner:
@@ -164,20 +166,18 @@ def manner_of(run: RunState) -> Manner:
     return Manner.PREEMPTING if lease.preempting else Manner.PLAIN
 
 
-def preempt(draft: Draft, run: RunState, fate: Fate) -> Decision[None]:
+def preempt(draft: Draft, run: RunState, fate: Fate) -> None:
     """Decide what becomes of a run whose machine was taken away: queued again, unless that happened too often."""
     if draft.sweep.requeues and run.preemptions >= draft.sweep.limits.max_preemptions:
         message = f"preempted more than {draft.sweep.limits.max_preemptions} times"
         report = End(Exit.SIGNAL, message)
-        yield from give_verdict(draft, run, RunStatus.CRASHED, Cause.PREEMPTED_TOO_OFTEN, fate, report)
+        give_verdict(draft, run, RunStatus.CRASHED, Cause.PREEMPTED_TOO_OFTEN, fate, report)
     else:
         requeue(draft, run, Requeue.PREEMPTED, fate)
 
 
-def give_verdict(
-    draft: Draft, run: RunState, status: RunStatus, cause: Cause, fate: Fate, report: End
-) -> Decision[None]:
-    """Record a run's verdict, and what follows from it: a retry by limit, or a target that is reached.
+def give_verdict(draft: Draft, run: RunState, status: RunStatus, cause: Cause, fate: Fate, report: End) -> bool:
+    """Record a run's verdict, and its retry by limit; return whether it reached the target, and so ends the search.
 
     A late end that corrects a presumption of loss is neither retried nor counted.
     """
@@ -200,8 +200,12 @@ def give_verdict(
     )
     if again:
         draft.record(RunRequeued, run, run.attempt + 1, Requeue.LIMIT, Fate.KEPT)
-    elif status is RunStatus.FINISHED and sweep.requeues and _reaches_target(draft, report.metrics):
-        yield from complete_search(draft, Completion.TARGET)
+    return (
+        sweep.objective is not None
+        and status is RunStatus.FINISHED
+        and sweep.requeues
+        and _reaches_target(sweep.objective, report.metrics)
+    )
 
 
 def _retries_left(draft: Draft, run: RunState, status: RunStatus) -> bool:
@@ -209,10 +213,9 @@ def _retries_left(draft: Draft, run: RunState, status: RunStatus) -> bool:
     return used < draft.sweep.limits.retries.get(status, 0)
 
 
-def _reaches_target(draft: Draft, metrics: FrozenDict) -> bool:
-    objective = draft.sweep.objective
-    value = None if objective is None else metrics.get(objective.metric)
-    return objective is not None and value is not None and objective.reached(value)
+def _reaches_target(objective: Objective, metrics: FrozenDict) -> bool:
+    value = metrics.get(objective.metric)
+    return value is not None and objective.reached(value)
 
 
 def _too_late(draft: Draft, run: RunState, attempt: int, execution: str | None, report: End) -> None:
@@ -251,7 +254,7 @@ def gone(draft: Draft, index: int, attempt: int) -> Decision[None]:
     if row is RunRow.HELD:
         requeue(draft, run, Requeue.RELEASED, Fate.GONE)
     elif row is RunRow.RUNNING:
-        yield from _end_current(draft, run, None, End(Exit.SIGNAL, "its agent says that it is gone"))
+        _end_current(draft, run, None, End(Exit.SIGNAL, "its agent says that it is gone"))
     else:
         draft.record(LeaseEnded, run, attempt, Fate.GONE)
     yield from settle(draft)
@@ -365,7 +368,7 @@ def order_failed(draft: Draft, index: int, attempt: int, order: OrderKind, messa
     draft.record(OrderFailed, run, attempt, order, message)
     if order is OrderKind.START and _lease(run).launch_failures >= draft.sweep.limits.launch_attempts:
         report = End(Exit.ERROR, f"its agent failed to start it: {message}")
-        yield from give_verdict(draft, run, RunStatus.FAILED, Cause.NOT_LAUNCHED, Fate.GONE, report)
+        give_verdict(draft, run, RunStatus.FAILED, Cause.NOT_LAUNCHED, Fate.GONE, report)
     yield from settle(draft)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..events import BacklogEmptied, Fate, RunEnded, RunRequeued, Requeue, SearchCompleted, SweepStatusChanged
-from ..lifecycle import FAILURES, KILLS, STATUS_OF, SWEEP, Mark, RunRow, SweepTrigger, refusal
-from ..questions import InStatus, Queued
+from ..events import BacklogEmptied, Fate, Requeue, RunEnded, RunRequeued, SearchCompleted, SweepStatusChanged
+from ..lifecycle import KILLS, STATUS_OF, SWEEP, Mark, RunRow, SweepTrigger, refusal
+from ..limits import FailureRule
+from ..questions import InStatus
 from ..state import Backlog, Completion, RunState, SweepState
 from ..status import Cause, RunStatus, SweepStatus
 from .draft import Decision, Draft
@@ -99,16 +100,17 @@ def settle(draft: Draft) -> Decision[None]:
     sweep = draft.sweep
     if sweep.status is not SweepStatus.RUNNING:
         return
-    why = tripped(sweep)
+    limits = sweep.limits
+    why = "" if limits.failure is None else tripped(sweep, limits.failure)
     if why:
         yield from _end_by_itself(draft, SweepTrigger.FAIL, why)
         return
-    if sweep.drained and sweep.complete:
+    if not (sweep.pending or sweep.running) and sweep.complete:
         yield from next_in_backlog(draft)
         if not sweep.backlog and sweep.drained:
             yield from _end_by_itself(draft, SweepTrigger.FINISH, "the search is complete and every run has ended")
             return
-    limit = sweep.limits.time_limit
+    limit = limits.time_limit
     if limit is not None and sweep.running_time(draft.at) >= limit:
         yield from _end_by_itself(draft, SweepTrigger.STOP, f"the time limit of {limit:g} s is over")
 
@@ -118,9 +120,8 @@ def _end_by_itself(draft: Draft, trigger: SweepTrigger, why: str) -> Decision[No
     yield from move_sweep(draft, trigger)
 
 
-def tripped(sweep: SweepState) -> str:
+def tripped(sweep: SweepState, rule: FailureRule) -> str:
     """Return why the failure rule trips, or an empty string."""
-    rule = sweep.limits.failure
     if rule.streak is not None and sweep.rule_streak >= rule.streak:
         return f"{sweep.rule_streak} runs in a row failed"
     if rule.within is not None and sweep.rule_early >= rule.within[0]:

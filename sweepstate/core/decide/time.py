@@ -44,7 +44,7 @@ def _act_on_due(draft: Draft, due: Sequence[RunState]) -> Decision[None]:
         elif not lease.began:
             requeue(draft, run, Requeue.NOT_BEGUN, Fate.GONE)
         elif lease.suspected_at is not None and lease.suspected_at + draft.sweep.limits.suspicion <= draft.at:
-            yield from _suspected(draft, run, lease, heard.get(run.index))
+            _suspected(draft, run, lease, heard.get(run.index))
         else:
             kill(draft, run, Cause.STOPPED)
 
@@ -72,7 +72,7 @@ def _revoked(draft: Draft, run: RunState, since: float, heard: float | None) -> 
         draft.rely_on_silence(run, attempt, since)
 
 
-def _suspected(draft: Draft, run: RunState, lease: Lease, heard: float | None) -> Decision[None]:
+def _suspected(draft: Draft, run: RunState, lease: Lease, heard: float | None) -> None:
     """Take a second look at a silent execution: lost, unless anything newer than the suspicion was heard."""
     known = lease.since if lease.heard is None else lease.heard
     if heard is not None and heard > known:
@@ -81,12 +81,12 @@ def _suspected(draft: Draft, run: RunState, lease: Lease, heard: float | None) -
     draft.rely_on_silence(run, run.attempt, known)
     trigger = ENDING[Exit.SILENCE][manner_of(run)]
     if trigger is RunTrigger.REQUEUE:
-        yield from preempt(draft, run, Fate.LOST)
+        preempt(draft, run, Fate.LOST)
     elif trigger is RunTrigger.KILL:
         kill(draft, run, Cause.STOPPED, Fate.LOST)
     else:
         report = End(Exit.SILENCE, f"nothing was heard of it since {known:g}")
-        yield from give_verdict(draft, run, RunStatus.CRASHED, Cause.LOST, Fate.LOST, report)
+        give_verdict(draft, run, RunStatus.CRASHED, Cause.LOST, Fate.LOST, report)
 
 
 def _suspect(draft: Draft, limit: int) -> Decision[None]:
