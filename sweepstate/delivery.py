@@ -128,7 +128,7 @@ def make_order(shell: Shell, run: RunState) -> Order | None:
     kind = core.order_for(shell.state, run)
     if kind is None or run.lease is None:
         return None
-    return ORDERS[kind](Run(shell, run, run.lease.attempt, run.lease.execution))
+    return ORDERS[kind](Run(shell, run, run.lease.attempt, run.lease.execution, mine=True))
 
 
 def orders_of(shell: Shell, agent: str) -> list[Order]:

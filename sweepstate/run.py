@@ -11,9 +11,9 @@ from typing import Any, Concatenate, Final, ParamSpec, Self
 
 from .core import decide as core
 from .core.decide import Answer, Change, Decision, Draft, End
-from .core.errors import InvalidValue, RunNotFound
+from .core.errors import AlreadyStarted, InvalidValue, RunNotFound
 from .core.events import Event
-from .core.lifecycle import RUN_ENDED, Exit, RunTrigger, Verdict, check
+from .core.lifecycle import RUN_ENDED, Exit, RunTrigger, Verdict, check, refusal
 from .core.state import RunState
 from .core.status import Cause, RunStatus
 from .core.values import EMPTY, FrozenDict, check_count, check_text, freeze_metrics, show
@@ -39,13 +39,19 @@ class Run:
         execution: which execution it reports for, if that was said.
     """
 
-    __slots__ = ("_shell", "_state", "attempt", "entered", "execution")
+    __slots__ = ("_mine", "_over", "_shell", "_state", "attempt", "entered", "execution")
 
-    def __init__(self, shell: Shell, state: RunState, attempt: int, execution: str | None = None) -> None:
+    def __init__(
+        self, shell: Shell, state: RunState, attempt: int, execution: str | None = None, *, mine: bool = False
+    ) -> None:
         self._shell = shell
         self._state = state
         self.attempt = attempt
         self.execution = execution
+        # Whether this handle was given to the one who executes the run, rather than looked up.
+        self._mine = mine
+        # Whether its end was reported through this handle; its verdict may have been given without that.
+        self._over = False
         #: Whether somebody has taken it on: entered it, reported something, or sent the handle elsewhere.
         self.entered = False
 
@@ -195,7 +201,8 @@ class Run:
         """Report that the execution begins.
 
         Args:
-            execution: which execution it is, such as a host and a process id, so that no other counts.
+            execution: which execution it is, such as a host and a process id, so that no other counts;
+                the handle's own, if it is not given.
             heartbeats: promise heartbeats: silence then counts (where the storage keeps heartbeats).
 
         Returns:
@@ -209,11 +216,11 @@ class Run:
         Afterwards:
             The run is RUNNING.
         """
-        if execution is not None:
-            check_text(execution, "execution", most=1_000)
+        execution = self.execution if execution is None else check_text(execution, "execution", most=1_000)
         promised = heartbeats and self._shell.heartbeats is not None
         events = self._report(core.start, self.index, self.attempt, execution, heartbeats=promised)
         self.execution = execution
+        self._mine = self._mine or bool(events)
         return events
 
     def heartbeat(self) -> Answer:
@@ -303,7 +310,9 @@ class Run:
         Afterwards:
             Its lease is over and its slot is free. A RUNNING run is CRASHED, a held one is queued again.
         """
-        return self._report(core.gone, self.index, self.attempt)
+        events = self._report(core.gone, self.index, self.attempt)
+        self._over = True
+        return events
 
     def release(self) -> tuple[Event, ...]:
         """Give the run back before it has begun.
@@ -314,7 +323,9 @@ class Run:
         Afterwards:
             It is queued as its next attempt; this handle is of an old one.
         """
-        return self._report(core.release, self.index, self.attempt)
+        events = self._report(core.release, self.index, self.attempt)
+        self._over = True
+        return events
 
     def mark_preempting(self) -> tuple[Event, ...]:
         """Report that the machine is about to be taken away: whatever ends the run now queues it again."""
@@ -327,18 +338,28 @@ class Run:
 
         Raises:
             StaleAttempt: the run was handed on.
-            IllegalTransition: it has ended already.
+            AlreadyStarted: somebody else is executing it.
+            IllegalTransition: nobody has the run, or it has ended.
         """
         self.entered = True
-        if self._state.status is not RunStatus.RUNNING:
-            self.start(self.execution)
+        if self._mine and self._state.status is RunStatus.RUNNING:
+            return self
+        if not self.start():
+            raise self._begun_elsewhere()
         return self
+
+    def _begun_elsewhere(self) -> AlreadyStarted:
+        lease = self._state.lease
+        by = None if lease is None else lease.execution
+        error = refusal(self.status, RunTrigger.START, id=f"{self.sweep_id}[{self.index}]")
+        remedy = "do not execute it twice"
+        return AlreadyStarted("run", error.id, error.status, "start", error.allowed, remedy, self.execution, by)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         """Report the end, if the body has not: finish, or what the exception means. Nothing is swallowed."""
-        if self.ended and self._state.attempt == self.attempt:
+        if self._over:
             return
         if error is None:
             self.finish()
@@ -381,7 +402,7 @@ class Run:
         except Exception as error:  # noqa: BLE001 - it is the run's error, and recorded as such
             self.fail(error)
         else:
-            if metrics or not self.ended:
+            if not self._over:
                 self._end(End(Exit.SUCCESS, None, None, None, metrics))
 
     def _as_metrics(self, result: object) -> FrozenDict:
@@ -417,7 +438,9 @@ class Run:
         return self._commit(None, None, command, *args, **kwargs)
 
     def _end(self, report: End) -> tuple[Event, ...]:
-        return self._report(core.end, self.index, self.attempt, self.execution, report)
+        events = self._report(core.end, self.index, self.attempt, self.execution, report)
+        self._over = True
+        return events
 
     def _sign(self, metrics: FrozenDict | None, *, promise: bool) -> Answer:
         shell = self._shell
@@ -460,11 +483,11 @@ class Run:
 
     def __reduce__(self) -> tuple[Any, ...]:
         self.entered = True
-        return (_rebuild, (self._shell, self._state, self.attempt, self.execution))
+        return (_rebuild, (self._shell, self._state, self.attempt, self.execution, self._mine))
 
 
-def _rebuild(shell: Shell, state: RunState, attempt: int, execution: str | None) -> Run:
-    run = Run(shell, state, attempt, execution)
+def _rebuild(shell: Shell, state: RunState, attempt: int, execution: str | None, mine: bool) -> Run:
+    run = Run(shell, state, attempt, execution, mine=mine)
     run.entered = True
     return run
 

@@ -127,15 +127,21 @@ class Shell:
             draft = Draft(self.storage.sweep(self.sweep_id), self.now(), reason, actor)
             value = core.drive(command(draft, *args, **kwargs), self.answer)
             change = draft.change()
-            if change is None:
-                self.state = draft.base
-                return value, None
-            try:
-                self.storage.commit(change)
-            except Conflict:
-                continue
-            self.notify(change)
-            return value, change
+            if self._try(draft, change):
+                if change is not None:
+                    self.notify(change)
+                return value, change
+
+    def _try(self, draft: Draft, change: Change | None) -> bool:
+        """Commit what was decided, if anything; return whether it was not outrun."""
+        if change is None:
+            self.state = draft.base
+            return True
+        try:
+            self.storage.commit(change)
+        except Conflict:
+            return False
+        return True
 
     def hand_out(
         self, agent: str, request_id: str | None, *, attached: bool, begin: bool
@@ -168,23 +174,30 @@ class Shell:
         proposer.close(None)
         raise conflict
 
-    def elapse(self) -> tuple[Event, ...]:
-        """Commit one slice of what time has caused, if there is any."""
-        state = self.load()
-        if not state.leased and state.limits.time_limit is None:
-            return ()
-        _, change = self.commit(None, None, core.elapse)
-        return () if change is None else change.events
+    def elapse(self, *, deliver: bool = True) -> tuple[Event, ...]:
+        """Commit one slice of what time has caused, if there is any; tell listeners and, if wanted, the agent."""
+        while True:
+            state = self.load()
+            if not state.leased and state.limits.time_limit is None:
+                return ()
+            draft = Draft(state, self.now())
+            core.drive(core.elapse(draft), self.answer)
+            change = draft.change()
+            if self._try(draft, change):
+                if change is None:
+                    return ()
+                self.notify(change, deliver=deliver)
+                return change.events
 
     # --- notify ----------------------------------------------------------------------------------
 
-    def notify(self, change: Change) -> None:
+    def notify(self, change: Change, *, deliver: bool = True) -> None:
         """Tell the listeners and the attached agent what was committed."""
         self.state = change.sweep
         for listener in self.listeners:
             for event in change.events:
                 self._tell(listener, event)
-        if self.on_commit is not None:
+        if deliver and self.on_commit is not None:
             self.on_commit(change)
 
     def _tell(self, listener: Listener, event: Event) -> None:

@@ -266,7 +266,7 @@ class Sweep:
         state = self[index].state
         if attempt > state.attempt:
             raise InvalidValue("token", f"names attempt {attempt} of run {index}, whose attempt is {state.attempt}")
-        return Run(self._shell, state, attempt, execution)
+        return Run(self._shell, state, attempt, execution, mine=True)
 
     def runs(self, status: RunStatus | Collection[RunStatus] | None = None) -> Iterator[Run]:
         """Yield handles of its runs, in index order, read page by page.
@@ -517,9 +517,9 @@ class Sweep:
 
     def _claim(self, agent: str, request_id: str | None, *, begin: bool) -> Run | Idle:
         shell = self._shell
-        shell.elapse()
+        shell.elapse(deliver=False)
         value = shell.hand_out(agent, request_id, attached=False, begin=begin)
-        return value if isinstance(value, Idle) else self._handle(value)
+        return value if isinstance(value, Idle) else self._handle(value, mine=True)
 
     def __iter__(self) -> Iterator[Run]:
         """Yield runs, each claimed and started in one commit, until there is nothing to hand out.
@@ -607,9 +607,10 @@ class Sweep:
         value, _ = self._shell.commit(None, None, question)
         return value
 
-    def _handle(self, state: RunState) -> Run:
+    def _handle(self, state: RunState, *, mine: bool = False) -> Run:
         lease = state.lease
-        return Run(self._shell, state, state.attempt, lease.execution if lease is not None and state.held else None)
+        execution = lease.execution if lease is not None and state.held else None
+        return Run(self._shell, state, state.attempt, execution, mine=mine)
 
     def __repr__(self) -> str:
         state = self.state

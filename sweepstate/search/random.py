@@ -162,7 +162,7 @@ def _decimal(number: float) -> tuple[int, int]:
 class Uniform(Distribution):
     """A float, every one between two bounds equally likely; W&B calls it ``uniform``.
 
-    The value is ``low + (high - low) * u``, or ``high`` where rounding makes that more.
+    The value is ``low + (high - low) * u``.
 
     Args:
         low: the least value.
@@ -181,14 +181,11 @@ class Uniform(Distribution):
 
     def sampler(self) -> Callable[[int], float]:
         """Return a function from a 64-bit word to a value."""
-        low, high = self.low, self.high
-        width = high - low
+        low, width = self.low, self.high - self.low
 
-        def draw(word: int) -> float:
-            value = low + width * (((word >> 12) + 0.5) * 2.0**-52)  # _unit, without the cost of a call
-            return value if value < high else high  # noqa: FURB136  min() would cost as much as the draw
-
-        return draw
+        # This is _unit, without the cost of a call. u is at most 1 - 2**-53, which takes at least as much off the width
+        # as rounding may have added to it, so the sum cannot exceed high.
+        return lambda word: low + width * (((word >> 12) + 0.5) * 2.0**-52)
 
 
 @attrs.frozen
@@ -221,7 +218,7 @@ class LogUniform(Distribution):
 
         def draw(word: int) -> float:
             value = _exp2(start + width * (((word >> 12) + 0.5) * 2.0**-52))
-            return low if value < low else value if value < high else high  # noqa: FURB136  as above
+            return low if value < low else value if value < high else high  # noqa: FURB136  min() would cost as much again
 
         return draw
 

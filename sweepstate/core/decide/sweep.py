@@ -112,7 +112,7 @@ def complete(draft: Draft, if_version: int | None = None) -> Decision[None]:
     """
     sweep = draft.sweep
     expect(draft.base, if_version, sweep.status_version)
-    if sweep.status is SweepStatus.FINISHED or (sweep.completed is not None and sweep.status in REVIVABLE):
+    if sweep.status is SweepStatus.FINISHED or sweep.completed is not None:
         return
     if sweep.status not in REVIVABLE:
         options = tuple(sorted(allowed(sweep.status)))
