@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from threading import Lock
-from typing import Final
+from typing import Final, TypeVar
 
 from .core import decide as core
 from .core.decide import Change
@@ -13,8 +15,10 @@ from .core.questions import Leased
 from .core.state import RunState
 from .core.status import SweepStatus
 from .hooks import ORDERS, Agent, Order
-from .run import Run
+from .run import Run, describe_error
 from .shell import Shell
+
+_T = TypeVar("_T")
 
 #: How many runs one round hands out, beyond those that replace a run that ended in it.
 SLICE: Final = 64
@@ -32,8 +36,9 @@ class Pump:
         self._shell = shell
         self._agent = agent
         self._lock = Lock()
-        # Runs that a commit concerned, oldest first: their orders are delivered, if they have any.
-        self._concerned: dict[int, None] = {}
+        # Runs that a commit concerned, oldest first: their orders are delivered, if they have any. Appending and
+        # taking are atomic, since commits of other threads come in between.
+        self._concerned: deque[int] = deque()
         # What was delivered in this round; a failure is tried again by the next tick, not at once.
         self._delivered: dict[int, tuple[int, OrderKind]] = {}
         self._failures: list[str] = []
@@ -42,47 +47,59 @@ class Pump:
 
     def committed(self, change: Change) -> None:
         """Act on a commit: an edge. No error of the agent or the search reaches this caller; tick will meet it again."""
-        self._concerned.update(dict.fromkeys(run.index for run in change.runs))
+        self._concerned.extend(run.index for run in change.runs)
         # Where nothing bounds the slots, a run that ended makes room for one other, and no more.
         bounded = change.sweep.limits.max_active is not None
         self._budget += SLICE if bounded else sum(isinstance(event, RunEnded) for event in change.events)
         self._drain(raising=False)
 
-    def tick(self) -> None:
-        """Deliver everything outstanding and fill free slots: the level.
+    def tick(self, work: Callable[[], _T]) -> _T:
+        """Do ``work``, deliver everything outstanding, each order once, and fill free slots: the level.
+
+        Another tick, or a hook that ticks, may be at it already: then that one delivers.
+
+        Returns:
+            What ``work`` returned.
 
         Raises:
             AgentError: hooks raised; the orders stay outstanding.
         """
-        with self._lock:
-            self._delivered.clear()
-            self._failures.clear()
-        self._concerned.update(dict.fromkeys(run.index for run in orders_of(self._shell, self._agent.name)))
-        self._budget = SLICE
-        self._drain(raising=True)
-        failures, self._failures = self._failures, []
+        self._delivered.clear()
+        outermost = self._lock.acquire(blocking=False)
+        try:
+            value = work()  # what it commits finds the lock taken, and is left to what follows here
+        finally:
+            if outermost:
+                self._lock.release()
+        self._concerned.extend(order.index for order in orders_of(self._shell, self._agent.name))
+        self._budget = max(self._budget, SLICE)
+        failures = self._drain(raising=True)
         if failures:
             raise AgentError(self._agent.name, tuple(failures))
+        return value
 
-    def _drain(self, *, raising: bool) -> None:
+    def _drain(self, *, raising: bool) -> list[str]:
+        """Deliver and fill until nothing is left to do; return what the agent's hooks raised."""
+        failures: list[str] = []
         while self._concerned or self._budget > 0:
             if not self._lock.acquire(blocking=False):
-                return  # whoever holds it looks again before leaving
+                break  # whoever holds it looks again before leaving
             try:
                 self._work()
             except SweepstateError:
                 if raising:
                     raise
-                return  # the caller's own commit has succeeded; the next tick meets this again
+                break  # the caller's own commit has succeeded; the next tick meets this again
             finally:
+                failures += self._failures
+                self._failures.clear()
                 self._lock.release()
+        return failures
 
     def _work(self) -> None:
         while True:
             if self._concerned:
-                index = next(iter(self._concerned))
-                del self._concerned[index]
-                self._deliver(index)
+                self._deliver(self._concerned.popleft())
             elif self._budget > 0:
                 self._fill()
             else:
@@ -110,7 +127,7 @@ class Pump:
         try:
             getattr(self._agent, order.kind.value)(order)
         except Exception as error:  # noqa: BLE001 - an agent's error is an event, never the caller's problem
-            message = f"{type(error).__name__}: {error}"[:10_000]
+            message = describe_error(error)[:10_000].encode(errors="replace").decode()
             self._failures.append(f"{order.kind.value} {order.run!r}: {message}")
             shell.commit(None, None, core.order_failed, index, order.attempt, order.kind, message)
 

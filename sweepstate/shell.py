@@ -154,25 +154,27 @@ class Shell:
             SearchMissing: a new run is needed and there is no search.
         """
         proposer = _Proposer(self)
-        for _ in range(MAX_CONFLICTS):
+        conflicts = 0
+        while True:
             draft = Draft(self.storage.sweep(self.sweep_id), self.now())
             decision = core.next_run(draft, agent, request_id, attached=attached, begin=begin)
             value = core.drive(decision, proposer.answer)
             change = draft.change()
+            try:
+                if change is not None:
+                    self.storage.commit(change)
+            except Conflict:
+                conflicts += 1
+                if conflicts < MAX_CONFLICTS:
+                    continue
+                proposer.close(None)
+                raise
+            proposer.close(change)
             if change is None:
                 self.state = draft.base
-                proposer.close(None)
-                return value
-            try:
-                self.storage.commit(change)
-            except Conflict as error:
-                conflict = error
-                continue
-            proposer.close(change)
-            self.notify(change)
+            else:
+                self.notify(change)
             return value
-        proposer.close(None)
-        raise conflict
 
     def elapse(self, *, deliver: bool = True) -> tuple[Event, ...]:
         """Commit one slice of what time has caused, if there is any; tell listeners and, if wanted, the agent."""

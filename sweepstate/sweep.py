@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Concatenate, Final, ParamSpec, Self
+from typing import Any, Concatenate, Final, ParamSpec, Self, Unpack
 
 import attrs
 
 from .core import decide as core
-from .core.decide import Decision, Draft, Idle, IdleReason
+from .core.decide import Decision, Draft, Idle
 from .core.errors import AlreadyExists, InvalidValue, RunNotFound
-from .core.events import Event, OrderKind
-from .core.lifecycle import RunRow, SweepTrigger, Verdict, check
-from .core.limits import Limits, Objective
+from .core.events import Event
+from .core.lifecycle import SweepTrigger, Verdict, check
+from .core.limits import LimitChanges, Limits, Objective
 from .core.questions import ByIndex, InStatus, RunQuery
 from .core.state import RunState, SweepState
 from .core.status import RunStatus, SweepStatus
@@ -248,7 +248,7 @@ class Sweep:
         Raises:
             RunNotFound: there is none of this index.
         """
-        state = self._shell.load_run(index) if isinstance(index, int) and index >= 0 else None
+        state = self._shell.load_run(index) if index >= 0 else None
         if state is None:
             raise RunNotFound(self.id, index, self._shell.load().created)
         return self._handle(state)
@@ -475,7 +475,7 @@ class Sweep:
         *,
         actor: str | None = None,
         if_version: int | None = None,
-        **changes: Any,
+        **changes: Unpack[LimitChanges],
     ) -> tuple[Event, ...]:
         """Change limits, at any time; see ``pause`` for the other arguments.
 
@@ -579,9 +579,8 @@ class Sweep:
             AgentError: hooks of the agent raised; everything is committed and the orders are outstanding.
             SearchError: the search failed.
         """
-        events = self._shell.elapse()
-        if self._pump is not None:
-            self._pump.tick()
+        elapse = self._shell.elapse
+        events = elapse() if self._pump is None else self._pump.tick(elapse)
         next_at = self._read(core.upcoming)
         return Tick(events, next_at is not None and next_at <= self._shell.now(), next_at)
 

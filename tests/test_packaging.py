@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RUNTIME = {"attrs", "typing-extensions"}
+RUNTIME = {"attrs"}
 #: The names under which the run-time dependencies are imported.
-IMPORTABLE = {"attr", "attrs", "typing_extensions"}
+IMPORTABLE = {"attr", "attrs"}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_py_typed_is_shipped() -> None:
     assert resources.files("sweepstate").joinpath("py.typed").is_file()
 
 
-def test_run_time_dependencies_are_attrs_and_typing_extensions(
+def test_the_only_run_time_dependency_is_attrs(
     project: dict[str, Any], installed: metadata.Distribution
 ) -> None:
     assert {name_of(line) for line in project["dependencies"]} == RUNTIME

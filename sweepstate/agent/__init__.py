@@ -1,0 +1,1 @@
+"""Agents: what executes runs that it is ordered to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import attrs
 
@@ -11,8 +11,6 @@ from .errors import InvalidValue
 from .lifecycle import FAILURES
 from .status import RunStatus
 from .values import EMPTY, FrozenDict, check_count, check_number, check_seconds, check_text, freeze, show
-
-_NAME = "limits"
 
 
 def _count(name: str, least: int = 0) -> Callable[[Any], int]:
@@ -146,6 +144,22 @@ class Limits:
             if name not in _LIMITS:
                 raise InvalidValue(f"limits.{name}", "there is no such limit", "use one of " + ", ".join(_LIMITS))
         return attrs.evolve(self, **changes)
+
+
+class LimitChanges(TypedDict, total=False):
+    """Names of limits and their new values; see ``Limits``."""
+
+    run_cap: int | None
+    max_active: int | None
+    heartbeat_timeout: float
+    suspicion: float
+    start_timeout: float
+    stop_grace: float
+    max_preemptions: int
+    retries: int | Mapping[RunStatus, int]
+    launch_attempts: int
+    time_limit: float | None
+    failure: FailureRule | None
 
 
 _LIMITS = tuple(field.name for field in attrs.fields(Limits))

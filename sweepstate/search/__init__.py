@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol, runtime_checkable
 
 from ..core.errors import InvalidValue, SearchMismatch
 from ..core.values import FrozenDict, freeze_mapping, show
@@ -26,7 +27,10 @@ class PlainSearch(Search, Protocol):
         ...
 
 
-_BUILDERS = {Grid.name: Grid.from_settings, Random.name: Random.from_settings}
+_BUILDERS: Final[dict[str, Callable[[Mapping[str, Any]], Search]]] = {
+    Grid.name: Grid.from_settings,
+    Random.name: Random.from_settings,
+}
 
 
 def describe_search(search: Search) -> FrozenDict | None:
@@ -54,6 +58,11 @@ def match_search(sweep_id: str, stored: FrozenDict | None, given: Search) -> Non
         SearchMismatch: it differs; both are shown.
     """
     described = describe_search(given)
-    if stored != described:
+    if _canonical(stored) != _canonical(described):
         problem = f"was created with the search {show(stored, 300)}, and was given {show(described, 300)}"
         raise SearchMismatch(sweep_id, -1, problem)
+
+
+def _canonical(described: FrozenDict | None) -> str:
+    """Return a text that is equal for equal data of equal types: ``True`` is not 1 here, and NaN is NaN."""
+    return json.dumps(described, sort_keys=True)

@@ -134,10 +134,9 @@ class _Shelf:
                 return iter(range(after + 1, min(after + 1 + limit, len(self.runs))))
             case Queued():
                 return islice(self.queued.above(after), limit)
-            case Leased(agent=None):
-                return islice(self.leased.above(after), limit)
-            case Leased(agent=str() as agent):
-                return islice(self.agents.get(agent, _NONE).above(after), limit)
+            case Leased(agent=agent):
+                members = self.leased if agent is None else self.agents.get(agent, _NONE)
+                return islice(members.above(after), limit)
             case Requested(agent=agent, request_id=request_id):
                 found = self.requests.get((agent, request_id))
                 return iter(() if found is None or found <= after else (found,))
