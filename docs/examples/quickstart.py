@@ -18,7 +18,7 @@ from typing import Any, Final
 from softmax import cross_validate
 from sweepstate import Answer, Cause, Event, Grid, InlineAgent, Limits, MemoryStorage, Objective, Random, Run, Sweep
 from sweepstate.core.events import RunCreated, RunEnded, RunRequeued, RunStarted, SweepStatusChanged
-from sweepstate.search.random import IntUniform, LogUniform
+from sweepstate.search.distributions import IntUniform, LogUniform
 
 ACCURACY: Final = Objective("accuracy", "maximize")
 #: The loss of somebody who guesses one of three species is ln 3, about 1.0986.

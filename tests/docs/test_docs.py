@@ -1,0 +1,203 @@
+"""Every page does what it says: code runs, links lead somewhere, drawings are fresh, commands are those of .ci/run.
+
+Conventions of the pages, which are README.md and docs/*.md:
+
+- A ```python block is executed. The blocks of a page share their names, in order, as one session would.
+- Functions named ``test_...`` that a page defines are called in the end.
+- A block that begins with ``>>>`` is a doctest. A ```text block right behind another one is what that one prints.
+- ``<!-- shown only: REASON -->`` on the line before a block keeps it from being executed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: Links are also checked where no code is executed.
+LINKING = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs" / "examples").glob("*.md"))]
+
+FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE
+)
+SHOWN_ONLY = re.compile(r"<!-- shown only: \S.* -->\n$")
+LINK = re.compile(r"\[[^\]\n]*\]\((?P<target>[^)\s]+)\)")
+HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    language: str
+    code: str
+    line: int
+    """Where its code begins, from 0."""
+    shown_only: bool
+    follows: bool
+    """Whether nothing but blank lines stands between it and the block before."""
+
+
+def blocks_of(text: str) -> Iterator[Block]:
+    end = 0
+    for found in FENCE.finditer(text):
+        before = text[end : found.start()]
+        yield Block(
+            found["language"],
+            found["code"],
+            text.count("\n", 0, found.start("code")),
+            SHOWN_ONLY.search(before) is not None,
+            end > 0 and not before.strip(),
+        )
+        end = found.end()
+
+
+def test_blocks_are_found_as_the_conventions_say() -> None:
+    text = """
+```python
+1
+```
+
+```text
+2
+```
+<!-- shown only: the reason must
+stand on one line -->
+```python
+3
+```
+<!-- shown only: a reason -->
+```python
+4
+```
+"""
+    found = list(blocks_of(text))
+    assert [block.language for block in found] == ["python", "text", "python", "python"]
+    assert [(block.code, text.splitlines()[block.line]) for block in found] == [(f"{n}\n", str(n)) for n in range(1, 5)]
+    assert [block.shown_only for block in found] == [False, False, False, True]
+    assert [block.follows for block in found] == [False, True, False, False]
+
+
+def run_doctest(page: Path, block: Block, names: dict[str, Any]) -> str:
+    """Run a block of ``>>>`` examples; return what is wrong, or nothing."""
+    test = doctest.DocTestParser().get_doctest(block.code, names, page.name, str(page), block.line)
+    report = io.StringIO()
+    doctest.DocTestRunner(optionflags=FLAGS).run(test, out=report.write, clear_globs=False)
+    names.update(test.globs)
+    return report.getvalue()
+
+
+def run_program(page: Path, block: Block, names: dict[str, Any], expected: str | None) -> str:
+    """Run a block of statements, at its place in the page so that a traceback shows the line; return what is wrong."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(compile("\n" * block.line + block.code, str(page), "exec", dont_inherit=True), names)
+    if expected is None or doctest.OutputChecker().check_output(expected, output.getvalue(), FLAGS):
+        return ""
+    return f"{page.name}:{block.line}: it printed\n{output.getvalue()}\nand the page says\n{expected}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    blocks = list(blocks_of(page.read_text(encoding="utf-8")))
+    problems = []
+    for block, following in zip(blocks, [*blocks, None][1:], strict=True):
+        if block.language != "python" or block.shown_only:
+            continue
+        if block.code.startswith(">>>"):
+            problems.append(run_doctest(page, block, names))
+        else:
+            shown = following is not None and following.language == "text" and following.follows
+            problems.append(run_program(page, block, names, following.code if following and shown else None))
+    for name, function in names.items():
+        if name.startswith("test_"):
+            function()
+    if any(problems):
+        pytest.fail("\n".join(filter(None, problems)), pytrace=False)
+
+
+def test_hardly_any_code_is_shown_only() -> None:
+    blocks = [block for page in PAGES for block in blocks_of(page.read_text(encoding="utf-8"))]
+    assert sum(block.shown_only for block in blocks) <= 2, "make it run, or argue for a higher number"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = HEADING.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
+def test_local_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        if not there.exists() or (anchor and anchor not in anchors_of(there)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in text] == []
+
+
+def test_the_drawings_of_the_lifecycle_are_fresh() -> None:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "diagrams.py"), "--check"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_stale_drawing_is_noticed(tmp_path: Path) -> None:
+    for name in ("diagrams.py", "lifecycle.md"):
+        text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        (tmp_path / name).write_text(text.replace("RUNNING --> PAUSED: pause", "RUNNING --> STOPPED: pause"), "utf-8")
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command, environment = [sys.executable, str(tmp_path / "diagrams.py")], {**os.environ, "PYTHONPATH": path}
+
+    stale = subprocess.run([*command, "--check"], env=environment, capture_output=True, text=True, check=False)
+    assert stale.returncode == 1
+    assert "+    RUNNING --> PAUSED: pause" in stale.stdout
+
+    subprocess.run(command, env=environment, capture_output=True, check=True)
+    redrawn = (tmp_path / "lifecycle.md").read_text(encoding="utf-8")
+    assert redrawn == (ROOT / "docs" / "lifecycle.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_has_two_commands_and_ci_runs_them_as_they_stand() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [
+        line
+        for block in blocks_of(readme)
+        if block.language == "sh"
+        for line in block.code.splitlines()
+        if "pip install -e" in line
+    ]
+    assert commands == [
+        "python -m pip install -e . && python docs/examples/quickstart.py",
+        "python -m pip install -e '.[test]' && python -m pytest",
+    ]
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert [command for command in commands if f'"{command}"' not in script] == []
