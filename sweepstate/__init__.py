@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .agent.inline import InlineAgent
+from .core import events
 from .core.decide import Answer, Change, Idle, IdleReason
 from .core.errors import (
     AgentError,
@@ -31,8 +32,19 @@ from .core.plain import from_dict, to_dict
 from .core.questions import Exhausted, Wait
 from .core.state import RunState, SweepState
 from .core.status import Cause, RunStatus, SweepStatus
-from .hooks import Agent, Catalog, Clock, Heartbeats, History, Kill, Listener, Search, Start, Stop, Storage
+from .hooks import Agent, Catalog, Clock, Heartbeats, History, Kill, Listener, Order, Search, Start, Stop, Storage
 from .run import Run
+from .search.distributions import (
+    Choice,
+    IntUniform,
+    LogNormal,
+    LogUniform,
+    Normal,
+    QLogUniform,
+    QNormal,
+    QUniform,
+    Uniform,
+)
 from .search.grid import Grid
 from .search.random import Random
 from .storage.memory import MemoryStorage
@@ -47,6 +59,7 @@ __all__ = [
     "Catalog",
     "Cause",
     "Change",
+    "Choice",
     "Clock",
     "Conflict",
     "Event",
@@ -59,14 +72,22 @@ __all__ = [
     "IdleReason",
     "IllegalTransition",
     "InlineAgent",
+    "IntUniform",
     "InvalidValue",
     "Kill",
     "Limits",
     "Listener",
+    "LogNormal",
+    "LogUniform",
     "MemoryStorage",
+    "Normal",
     "NotFound",
     "Objective",
+    "Order",
     "OutcomeUnknown",
+    "QLogUniform",
+    "QNormal",
+    "QUniform",
     "Random",
     "Run",
     "RunNotFound",
@@ -89,9 +110,11 @@ __all__ = [
     "SweepTrigger",
     "SweepstateError",
     "Tick",
+    "Uniform",
     "UnknownStatus",
     "Verdict",
     "Wait",
+    "events",
     "from_dict",
     "replay",
     "to_dict",

@@ -14,8 +14,9 @@ from .core.events import OrderKind, RunEnded
 from .core.questions import Leased
 from .core.state import RunState
 from .core.status import SweepStatus
+from .core.values import describe_error
 from .hooks import ORDERS, Agent, Order
-from .run import Run, describe_error
+from .run import Run
 from .shell import Shell
 
 _T = TypeVar("_T")

@@ -244,14 +244,14 @@ class Agent(Protocol):
         """Whether ``kill`` really ends an execution; if not, runs learn it from their heartbeats."""
         ...
 
-    def start(self, order: Start) -> None:
+    def start(self, order: Start, /) -> None:
         """Begin executing; report the start, heartbeats and the end through ``order.run``."""
         ...
 
-    def stop(self, order: Stop) -> None:
+    def stop(self, order: Stop, /) -> None:
         """Ask the execution to end."""
         ...
 
-    def kill(self, order: Kill) -> None:
+    def kill(self, order: Kill, /) -> None:
         """End the execution abruptly, then say ``order.gone()``."""
         ...

@@ -7,23 +7,25 @@ import binascii
 import json
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self
+from typing import Any, Concatenate, Final, ParamSpec, Self, cast, final
 
 from .core import decide as core
 from .core.decide import Answer, Change, Decision, Draft, End
-from .core.errors import AlreadyStarted, InvalidValue, RunNotFound
+from .core.errors import AlreadyStarted, IllegalTransition, InvalidValue, RunNotFound
 from .core.events import Event
-from .core.lifecycle import RUN_ENDED, Exit, RunTrigger, Verdict, check, refusal
+from .core.lifecycle import RUN_ENDED, Exit, RunTrigger, Verdict, check
 from .core.state import RunState
 from .core.status import Cause, RunStatus
-from .core.values import EMPTY, FrozenDict, check_count, check_text, freeze_metrics, show
+from .core.values import EMPTY, FrozenDict, check_count, check_text, describe_error, freeze_metrics, show
 from .shell import Shell
 
 _P = ParamSpec("_P")
 
 _MESSAGE: Final = 10_000
+_MOST_CODE: Final = 2**31 - 1
 
 
+@final
 class Run:
     """A handle of one run, at one attempt.
 
@@ -46,14 +48,14 @@ class Run:
     ) -> None:
         self._shell = shell
         self._state = state
-        self.attempt = attempt
-        self.execution = execution
+        self.attempt: int = attempt
+        self.execution: str | None = execution
         # Whether this handle was given to the one who executes the run, rather than looked up.
         self._mine = mine
         # Whether its end was reported through this handle; its verdict may have been given without that.
         self._over = False
         #: Whether somebody has taken it on: entered it, reported something, or sent the handle elsewhere.
-        self.entered = False
+        self.entered: bool = False
 
     # --- what it shows ---------------------------------------------------------------------------
 
@@ -93,6 +95,11 @@ class Run:
         return self._state.cause
 
     @property
+    def message(self) -> str | None:
+        """What was said about its end, as last seen; None if nothing was."""
+        return self._state.message
+
+    @property
     def metrics(self) -> Mapping[str, float]:
         """What it reported with its end, as last seen; before that, what it last reported on the way, by one read."""
         if self._state.metrics or self.ended or self._shell.heartbeats is None:
@@ -126,6 +133,7 @@ class Run:
 
         Raises:
             SweepNotFound: the sweep was deleted.
+            RunNotFound: the storage has lost the run.
         """
         state = self._shell.load_run(self.index)
         if state is None:
@@ -134,7 +142,7 @@ class Run:
         return self
 
     def check(self, trigger: RunTrigger) -> Verdict:
-        """Return what the lifecycle says to a trigger, from the situation that was seen last; never raises.
+        """Return what the lifecycle says to a trigger, from the situation that was seen last.
 
         Args:
             trigger: such as ``RunTrigger.KILL``.
@@ -145,7 +153,7 @@ class Run:
         return check(state.status, trigger, held=state.held, lost=lost)
 
     def can(self, trigger: RunTrigger) -> bool:
-        """Return whether the lifecycle accepts a trigger, from the situation that was seen last; never raises."""
+        """Return whether the lifecycle accepts a trigger, from the situation that was seen last."""
         return self.check(trigger) is not Verdict.REFUSED
 
     # --- commands --------------------------------------------------------------------------------
@@ -232,12 +240,13 @@ class Run:
         """
         return self._sign(None, promise=True)
 
-    def report(self, **metrics: float) -> Answer:
+    def report(self, metrics: Mapping[str, float] | None = None, /, **named: float) -> Answer:
         """Report metrics on the way, for watching and early stopping. Promises no heartbeats.
 
         Args:
             metrics: names and numbers; they replace those reported before. Only what ``finish`` is given
                 decides about the objective.
+            named: further ones, where the name is an identifier.
 
         Returns:
             What is wanted of the execution, as from ``heartbeat``.
@@ -245,13 +254,14 @@ class Run:
         Raises:
             InvalidValue: a value is not a number.
         """
-        return self._sign(freeze_metrics(metrics), promise=False)
+        return self._sign(_join(metrics, named), promise=False)
 
-    def finish(self, **metrics: float) -> tuple[Event, ...]:
+    def finish(self, metrics: Mapping[str, float] | None = None, /, **named: float) -> tuple[Event, ...]:
         """Report that the execution ended by itself, well.
 
         Args:
             metrics: what it ended with; the objective is among them.
+            named: further ones, where the name is an identifier.
 
         Returns:
             The events it caused; a report that comes too late is recorded, never refused.
@@ -262,7 +272,7 @@ class Run:
         Afterwards:
             The run is FINISHED, unless its verdict was given before; its slot is free.
         """
-        return self._end(End(Exit.SUCCESS, None, None, None, freeze_metrics(metrics) if metrics else EMPTY))
+        return self._end(End(Exit.SUCCESS, None, None, None, _join(metrics, named)))
 
     def fail(self, error: BaseException | str = "", *, exit_code: int | None = None) -> tuple[Event, ...]:
         """Report that the execution ended by itself, with an error.
@@ -271,6 +281,9 @@ class Run:
             error: the exception, or what to say about it.
             exit_code: of its process.
 
+        Returns:
+            The events it caused, as from ``finish``.
+
         Afterwards:
             The run is FAILED; queued again if it was preempting or has retries left; KILLED if it was
             asked to stop. Late reports are recorded.
@@ -278,11 +291,23 @@ class Run:
         return self._end(End(Exit.ERROR, _describe(error), _code(exit_code)))
 
     def crash(self, message: str = "", *, signal: int | None = None) -> tuple[Event, ...]:
-        """Report that the execution died by a signal that nobody sent on purpose; as ``fail``, but CRASHED."""
+        """Report that the execution died by a signal that nobody sent on purpose; as ``fail``, but CRASHED.
+
+        Args:
+            message: what there is to say about it.
+            signal: its number.
+        """
         return self._end(End(Exit.SIGNAL, _describe(message), None, _code(signal, "signal")))
 
     def interrupt(self, message: str = "") -> tuple[Event, ...]:
-        """Report that somebody interrupted the execution (SIGINT): KILLED, or queued again if it was preempting."""
+        """Report that somebody interrupted the execution (SIGINT): KILLED, or queued again if it was preempting.
+
+        Args:
+            message: what there is to say about it.
+
+        Returns:
+            The events it caused, as from ``finish``.
+        """
         return self._end(End(Exit.INTERRUPT, _describe(message), None, 2))
 
     def exited(self, returncode: int, message: str = "", metrics: Mapping[str, float] | None = None) -> tuple[Event, ...]:
@@ -307,6 +332,9 @@ class Run:
     def gone(self) -> tuple[Event, ...]:
         """Report, as its agent, that nothing of this attempt is executing.
 
+        Returns:
+            The events it caused; none if its lease was over already.
+
         Afterwards:
             Its lease is over and its slot is free. A RUNNING run is CRASHED, a held one is queued again.
         """
@@ -316,6 +344,9 @@ class Run:
 
     def release(self) -> tuple[Event, ...]:
         """Give the run back before it has begun.
+
+        Returns:
+            The events it caused; none if somebody else has it by now.
 
         Raises:
             IllegalTransition: it has begun.
@@ -328,13 +359,23 @@ class Run:
         return events
 
     def mark_preempting(self) -> tuple[Event, ...]:
-        """Report that the machine is about to be taken away: whatever ends the run now queues it again."""
+        """Report that the machine is about to be taken away: whatever ends the run now queues it again.
+
+        Returns:
+            The events it caused; none if that was said already, or this attempt has no say any more.
+
+        Raises:
+            IllegalTransition: nobody has the run.
+        """
         return self._report(core.mark_preempting, self.index, self.attempt, self.execution)
 
     # --- executing -------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         """Begin, if it has not begun.
+
+        A run that may not begin any more, because it was killed or handed on meanwhile, is reported
+        as gone: nothing of it executes, so its slot is free at once.
 
         Raises:
             StaleAttempt: the run was handed on.
@@ -344,16 +385,24 @@ class Run:
         self.entered = True
         if self._mine and self._state.status is RunStatus.RUNNING:
             return self
-        if not self.start():
+        try:
+            begun = self.start()
+        except AlreadyStarted:
+            raise
+        except IllegalTransition:
+            if self._mine:
+                self.gone()
+            raise
+        if not begun:
             raise self._begun_elsewhere()
         return self
 
     def _begun_elsewhere(self) -> AlreadyStarted:
         lease = self._state.lease
         by = None if lease is None else lease.execution
-        error = refusal(self.status, RunTrigger.START, id=f"{self.sweep_id}[{self.index}]")
+        name = f"{self.sweep_id}[{self.index}]"
         remedy = "do not execute it twice"
-        return AlreadyStarted("run", error.id, error.status, "start", error.allowed, remedy, self.execution, by)
+        return AlreadyStarted("run", name, self._state.row, "start", ("kill", "stop"), remedy, self.execution, by)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
@@ -375,47 +424,64 @@ class Run:
         if code is None or code == 0:
             self.finish()
         else:
-            self.fail(str(code), exit_code=code if isinstance(code, int) else 1)
+            # sys.exit takes anything: a text, True, a number that no process can exit with.
+            number = max(-_MOST_CODE, min(int(code), _MOST_CODE)) if isinstance(code, int) else 1
+            self.fail(code if isinstance(code, str) else show(code), exit_code=number)
 
     def perform(self, function: Callable[[Run], object]) -> None:
-        """Execute a function as this run.
+        """Begin, execute a function as this run, and report its end.
 
         Args:
             function: is given this handle. What it returns are the metrics: a mapping, or a number if the
                 sweep has an objective, or None. An exception fails the run and is kept there.
 
         Raises:
-            KeyboardInterrupt: after the run was reported as interrupted.
+            IllegalTransition: it may not begin; see ``with run:``.
+            KeyboardInterrupt, SystemExit: the function's, after it was reported: they are about the
+                whole process.
+            InvalidValue: it returned a number, and the sweep has no objective to name it; after the run
+                was reported as failed.
 
         Afterwards:
             The run has ended, whatever the function did.
         """
-        self.entered = True
+        self.__enter__()
         try:
             result = function(self)
-            metrics = self._as_metrics(result)
-        except SystemExit as error:
-            self._exited_by(error)
-        except KeyboardInterrupt:
-            self.interrupt("KeyboardInterrupt")
-            raise
         except Exception as error:  # noqa: BLE001 - it is the run's error, and recorded as such
-            self.fail(error)
+            if not self._over:
+                self.fail(error)
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
         else:
             if not self._over:
-                self._end(End(Exit.SUCCESS, None, None, None, metrics))
+                self._finish_with(result)
 
-    def _as_metrics(self, result: object) -> FrozenDict:
-        if result is None:
-            return EMPTY
-        if isinstance(result, Mapping):
-            return freeze_metrics(result)
+    def _finish_with(self, result: object) -> None:
+        """Report what a function returned as the run's end."""
         objective = self._shell.state.objective
-        if objective is None:
-            raise InvalidValue(
-                "result", f"must be a mapping of metrics or None, not {show(result)}", "or give the sweep an objective"
-            )
-        return freeze_metrics({objective.metric: result})
+        if isinstance(result, Mapping):
+            metrics = cast("Mapping[str, object]", result)
+        elif result is None:
+            metrics = EMPTY
+        elif objective is not None:
+            metrics = {objective.metric: result}
+        else:
+            remedy = "return a mapping of metrics or None, or give the sweep an objective"
+            error = InvalidValue("result", f"{show(result)} has no name", remedy)
+            self.fail(error)
+            if isinstance(result, (int, float)):
+                raise error  # every run would fail for it, one after the other
+            return
+        try:
+            frozen = freeze_metrics(metrics)
+        except InvalidValue as error:
+            # It is the run's error; what can be kept of its result is kept.
+            numbers = {str(name): item for name, item in metrics.items() if type(item) in (int, float)}
+            self._end(End(Exit.ERROR, _describe(error), None, None, freeze_metrics(numbers)))
+        else:
+            self._end(End(Exit.SUCCESS, None, None, None, frozen))
 
     # --- the shell -------------------------------------------------------------------------------
 
@@ -428,14 +494,14 @@ class Run:
         **kwargs: _P.kwargs,
     ) -> tuple[Event, ...]:
         _, change = self._shell.commit(reason, actor, command, *args, **kwargs)
-        self._see(change)
-        return () if change is None else change.events
+        return self._see(change)
 
     def _report(
         self, command: Callable[Concatenate[Draft, _P], Decision[None]], *args: _P.args, **kwargs: _P.kwargs
     ) -> tuple[Event, ...]:
         self.entered = True
-        return self._commit(None, None, command, *args, **kwargs)
+        _, change = self._shell.decide(self._state.index, None, None, command, *args, **kwargs)
+        return self._see(change)
 
     def _end(self, report: End) -> tuple[Event, ...]:
         events = self._report(core.end, self.index, self.attempt, self.execution, report)
@@ -454,15 +520,18 @@ class Run:
         self._see(change)
         return sign.answer
 
-    def _see(self, change: Change | None) -> None:
+    def _see(self, change: Change | None) -> tuple[Event, ...]:
         """Show the run as it is after a commit; as the storage holds it, if that changed nothing of it."""
-        for run in () if change is None else change.runs:
-            if run.index == self._state.index:
-                self._state = run
-                return
-        state = self._shell.load_run(self._state.index)
+        index = self._state.index
+        if change is not None:
+            for run in change.runs:
+                if run.index == index:
+                    self._state = run
+                    return change.events
+        state = self._shell.load_run(index)
         if state is not None:
             self._state = state
+        return () if change is None else change.events
 
     def __repr__(self) -> str:
         state = self._state
@@ -505,6 +574,8 @@ def read_token(token: str) -> tuple[str, int, int, str | None]:
         parts = None
     match parts:
         case [str() as sweep_id, int() as index, int() as attempt, (str() | None) as execution]:
+            if execution is not None:
+                check_text(execution, "token.execution", most=1_000)
             return sweep_id, check_count(index, "token.index"), check_count(attempt, "token.attempt", least=1), execution
         case _:
             raise InvalidValue("token", f"{show(token)} is no run's token", "pass on run.token as it is")
@@ -512,16 +583,26 @@ def read_token(token: str) -> tuple[str, int, int, str | None]:
 
 def _describe(error: BaseException | str) -> str | None:
     """Return what to keep of an error: never too much, and always storable."""
-    text = error if isinstance(error, str) else describe_error(error)
+    text = error if isinstance(error, str) else describe_error(error) + _place(error)
     return text[:_MESSAGE].encode(errors="replace").decode() or None
 
 
-def describe_error(error: BaseException) -> str:
-    """Return an exception's type and text; also of one whose text cannot be made."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - a hostile __str__ must not lose the report of a run's end
-        return type(error).__name__
+def _place(error: BaseException) -> str:
+    """Return where an exception was raised, without reading any source file."""
+    trace = getattr(error, "__traceback__", None)  # whatever was passed as an error
+    if trace is None:
+        return ""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    return f" (at {code.co_filename}:{trace.tb_lineno} in {code.co_name})"
+
+
+def _join(metrics: Mapping[str, float] | None, named: dict[str, float]) -> FrozenDict:
+    """Return metrics that were given as a mapping, by name, or both."""
+    if metrics is not None:
+        return freeze_metrics({**freeze_metrics(metrics), **named})
+    return freeze_metrics(named) if named else EMPTY
 
 
 def _code(value: int | None, field: str = "exit_code") -> int | None:

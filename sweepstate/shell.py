@@ -7,17 +7,16 @@ chooses a status.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from .core import decide as core
 from .core.decide import Change, Decision, Draft
-from .core.errors import Conflict, InvalidValue, SearchError, SearchMissing, SweepstateError
+from .core.errors import Conflict, InvalidValue, OutcomeUnknown, SearchError, SearchMissing, SweepstateError
 from .core.events import Event, RunEnded
 from .core.questions import ByIndex, Exhausted, LastHeard, Proposal, Question, Runs, Silent, Wait
 from .core.state import RunState, SweepState
-from .core.values import FrozenDict, check_text, freeze_mapping, show
+from .core.values import FrozenDict, check_number, check_text, describe_error, freeze_mapping, show
 from .hooks import Agent, Clock, Ended, Heartbeats, Listener, ListenerErrorHandler, Search, Storage
 
 _P = ParamSpec("_P")
@@ -78,6 +77,8 @@ class Shell:
             InvalidValue: the clock answered what is no time.
         """
         now = self.clock()
+        if now.__class__ is not float:
+            now = check_number(now, "clock")
         if not 0.0 <= now <= _LAST_TIME:
             raise InvalidValue("clock", f"must return POSIX seconds, not {show(now)}")
         return now
@@ -96,7 +97,7 @@ class Shell:
 
     def answer(self, question: Question) -> object:
         """Answer a question of a decision; ``Proposal`` is answered where runs are handed out."""
-        if question.__class__ is Runs:
+        if type(question) is Runs:
             query = question.query
             if self.heartbeats is None and isinstance(query, Silent):
                 return ()  # without heartbeats, silence means nothing
@@ -123,8 +124,24 @@ class Shell:
             What the decision returned, and what was committed, if anything changed.
         """
         check_said(reason, actor)
+        return self.decide(None, reason, actor, command, *args, **kwargs)
+
+    def decide(
+        self,
+        index: int | None,
+        reason: str | None,
+        actor: str | None,
+        command: Callable[Concatenate[Draft, _P], Decision[_T]],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> tuple[_T, Change | None]:
+        """Do what ``commit`` does, for what was checked already; reading beforehand the run it is about saves a question."""
+        storage, sweep_id = self.storage, self.sweep_id
         while True:
-            draft = Draft(self.storage.sweep(self.sweep_id), self.now(), reason, actor)
+            draft = Draft(storage.sweep(sweep_id), self.now(), reason, actor)
+            if index is not None:
+                for run in storage.runs(sweep_id, _BY_INDEX, after=index - 1, limit=1):
+                    draft.tell(run)
             value = core.drive(command(draft, *args, **kwargs), self.answer)
             change = draft.change()
             if self._try(draft, change):
@@ -154,32 +171,38 @@ class Shell:
             SearchMissing: a new run is needed and there is no search.
         """
         proposer = _Proposer(self)
+        storage, sweep_id = self.storage, self.sweep_id
         conflicts = 0
-        while True:
-            draft = Draft(self.storage.sweep(self.sweep_id), self.now())
-            decision = core.next_run(draft, agent, request_id, attached=attached, begin=begin)
-            value = core.drive(decision, proposer.answer)
-            change = draft.change()
-            try:
-                if change is not None:
-                    self.storage.commit(change)
-            except Conflict:
-                conflicts += 1
-                if conflicts < MAX_CONFLICTS:
-                    continue
-                proposer.close(None)
-                raise
-            proposer.close(change)
-            if change is None:
-                self.state = draft.base
-            else:
-                self.notify(change)
-            return value
+        try:
+            while True:
+                draft = Draft(storage.sweep(sweep_id), self.now())
+                decision = core.next_run(draft, agent, request_id, attached=attached, begin=begin)
+                value = core.drive(decision, proposer.answer)
+                change = draft.change()
+                try:
+                    if change is not None:
+                        storage.commit(change)
+                    break
+                except Conflict:
+                    conflicts += 1
+                    if conflicts >= MAX_CONFLICTS:
+                        raise
+        except OutcomeUnknown:
+            raise  # nor can anybody say whether the proposal was used
+        except BaseException:
+            proposer.close(None)
+            raise
+        proposer.close(change)
+        if change is None:
+            self.state = draft.base
+        else:
+            self.notify(change)
+        return value
 
     def elapse(self, *, deliver: bool = True) -> tuple[Event, ...]:
         """Commit one slice of what time has caused, if there is any; tell listeners and, if wanted, the agent."""
         while True:
-            state = self.load()
+            self.state = state = self.storage.sweep(self.sweep_id)
             if not state.leased and state.limits.time_limit is None:
                 return ()
             draft = Draft(state, self.now())
@@ -208,30 +231,22 @@ class Shell:
             listener(event)
         except Exception as error:  # noqa: BLE001 - whatever a listener raises is its own
             if self.on_listener_error is None:
-                sys.unraisablehook(_unraisable(listener, error))
+                log_ignored(listener, error)
                 return
             try:
                 self.on_listener_error(listener, event, error)
             except Exception as second:  # noqa: BLE001
-                sys.unraisablehook(_unraisable(self.on_listener_error, second))
+                log_ignored(self.on_listener_error, second)
 
 
 _LAST_TIME: Final = 1e15
 
 
-class _Unraisable:
-    """What ``sys.unraisablehook`` is told; its own type cannot be constructed."""
+def log_ignored(source: object, error: BaseException) -> None:
+    """Log an error of a hook that must not reach the caller, whose own work is done."""
+    import logging  # noqa: PLC0415 - only when something went wrong: it is slow to import
 
-    def __init__(self, source: object, error: Exception) -> None:
-        self.exc_type = type(error)
-        self.exc_value = error
-        self.exc_traceback = error.__traceback__
-        self.err_msg = "Exception ignored in a listener of a sweep"
-        self.object = source
-
-
-def _unraisable(source: object, error: Exception) -> Any:
-    return _Unraisable(source, error)
+    logging.getLogger("sweepstate").error("ignored an exception in %s", show(source), exc_info=error)
 
 
 def check_said(reason: str | None, actor: str | None) -> None:
@@ -253,7 +268,7 @@ class _Proposer:
         self._config: FrozenDict | None = None
 
     def answer(self, question: Question) -> object:
-        if not isinstance(question, Proposal):
+        if type(question) is not Proposal:
             return self._shell.answer(question)
         index = question.index
         if self._config is not None:
@@ -261,7 +276,7 @@ class _Proposer:
                 return self._config
             self._discard()
         answer = self._ask(index)
-        if isinstance(answer, FrozenDict):
+        if type(answer) is FrozenDict:
             self._index, self._config = index, answer
         return answer
 
@@ -269,9 +284,10 @@ class _Proposer:
         """Tell the search of a proposal that was not used."""
         if self._config is None:
             return
-        used = change is not None and any(run.index == self._index for run in change.runs)
-        if not used:
-            self._discard()
+        for run in () if change is None else change.runs:
+            if run.index == self._index:
+                return
+        self._discard()
 
     def _ask(self, index: int) -> FrozenDict | Wait | Exhausted:
         shell = self._shell
@@ -284,8 +300,8 @@ class _Proposer:
         except SweepstateError:
             raise
         except Exception as error:
-            raise SearchError(shell.sweep_id, index, f"it raised {type(error).__name__}: {error}") from error
-        if isinstance(answer, (FrozenDict, Wait, Exhausted)):
+            raise SearchError(shell.sweep_id, index, f"it raised {describe_error(error)}") from error
+        if type(answer) is FrozenDict or isinstance(answer, (Wait, Exhausted)):
             return answer
         try:
             return freeze_mapping(answer, "config")
@@ -296,7 +312,10 @@ class _Proposer:
         discard = getattr(self._shell.search, "discard", None)
         config, self._config = self._config, None
         if discard is not None:
-            discard(self._index, config)
+            try:
+                discard(self._index, config)
+            except Exception as error:  # noqa: BLE001 - what was handed out instead is committed, and must reach its caller
+                log_ignored(self._shell.search, error)
 
 
 class VerdictHistory:

@@ -11,14 +11,14 @@ import attrs
 
 from .core import decide as core
 from .core.decide import Decision, Draft, Idle
-from .core.errors import AlreadyExists, InvalidValue, RunNotFound
+from .core.errors import AlreadyExists, InvalidValue, RunNotFound, SweepNotFound
 from .core.events import Event
 from .core.lifecycle import SweepTrigger, Verdict, check
 from .core.limits import LimitChanges, Limits, Objective
 from .core.questions import ByIndex, InStatus, RunQuery
 from .core.state import RunState, SweepState
 from .core.status import RunStatus, SweepStatus
-from .core.values import check_text, show
+from .core.values import MAX_BITS, check_collection, check_count, check_flag, check_text, show
 from .delivery import Pump, orders_of
 from .explain import tell
 from .hooks import Agent, Clock, Listener, ListenerErrorHandler, Order, Search, Storage
@@ -65,8 +65,8 @@ class Sweep:
         objective: what it is after.
         clock: returns POSIX seconds; a storage that has a clock of its own supplies the time instead.
         listeners: called with each event that is committed through this handle, after the commit.
-        on_listener_error: called with a listener, an event and what the listener raised;
-            ``sys.unraisablehook`` is, if it is not given.
+        on_listener_error: called with a listener, an event and what the listener raised; if it is not
+            given, the error is logged as ``sweepstate``.
         exists_ok: open the sweep if it is there already, with the search it was created with; its
             limits and objective stay as they are.
         reason: why it is created, for the history.
@@ -102,16 +102,17 @@ class Sweep:
         reason: str | None = None,
         actor: str | None = None,
     ) -> None:
-        _check_hooks(search, limits, objective)
+        storage = MemoryStorage() if storage is None else storage
+        _check_hooks(storage, agent, clock, listeners, on_listener_error)
+        _check_plan(search, limits, objective)
         check_said(reason, actor)
         sweep_id = _new_id() if id is None else _check_id(id)
-        storage = MemoryStorage() if storage is None else storage
         self._shell = shell = Shell(sweep_id, storage, search, agent, clock, listeners, on_listener_error)
         change = core.create(
             sweep_id,
             shell.now(),
             search=describe_search(search),
-            size=search.size,
+            size=None if search.size is None else check_count(search.size, "search.size", most=2**MAX_BITS),
             limits=Limits() if limits is None else limits,
             objective=objective,
             reason=reason,
@@ -119,10 +120,14 @@ class Sweep:
         )
         try:
             storage.commit(change)
-        except AlreadyExists:
+        except AlreadyExists as error:
             if not exists_ok:
                 raise
-            match_search(sweep_id, shell.load().search, search)
+            try:
+                state = shell.load()
+            except SweepNotFound:
+                raise error from None  # it was deleted, and its id stays taken
+            match_search(sweep_id, state.search, search)
         else:
             shell.notify(change)
         self._pump = self._attach(agent)
@@ -130,7 +135,6 @@ class Sweep:
     def _attach(self, agent: Agent | None) -> Pump | None:
         if agent is None:
             return None
-        check_text(agent.name, "agent.name", most=1_000)
         pump = Pump(self._shell, agent)
         self._shell.on_commit = pump.committed
         return pump
@@ -160,8 +164,12 @@ class Sweep:
             SweepNotFound: there is none of this id.
             SearchMismatch: the search differs from the stored one.
         """
+        sweep_id = _check_id(id)
+        _check_hooks(storage, agent, clock, listeners, on_listener_error)
+        if search is not None:
+            _check_search(search)
         self = cls.__new__(cls)
-        self._shell = shell = Shell(_check_id(id), storage, search, agent, clock, listeners, on_listener_error)
+        self._shell = shell = Shell(sweep_id, storage, search, agent, clock, listeners, on_listener_error)
         state = shell.load()
         if search is None:
             shell.search = build_search(state.search)
@@ -248,9 +256,10 @@ class Sweep:
         Raises:
             RunNotFound: there is none of this index.
         """
-        state = self._shell.load_run(index) if index >= 0 else None
+        number = check_count(index, "index", least=-(2**64), most=2**64)
+        state = self._shell.load_run(number) if number >= 0 else None
         if state is None:
-            raise RunNotFound(self.id, index, self._shell.load().created)
+            raise RunNotFound(self.id, number, self._shell.load().created)
         return self._handle(state)
 
     def run_of(self, token: str) -> Run:
@@ -276,7 +285,7 @@ class Sweep:
         """
         query: RunQuery = ByIndex()
         if status is not None:
-            wanted = (status,) if isinstance(status, str) else status
+            wanted = (status,) if isinstance(status, str) else check_collection(status, "status")
             query = InStatus(frozenset(RunStatus.parse(each) for each in wanted))
         after = -1
         while True:
@@ -293,6 +302,7 @@ class Sweep:
         Args:
             after: only events of a higher number.
         """
+        check_count(after, "after")
         while True:
             page = self.storage.events(self.id, after=after, limit=_PAGE)
             if not page:
@@ -306,12 +316,21 @@ class Sweep:
         Raises:
             RunNotFound: there is no such run.
         """
-        index = run if isinstance(run, int) else run.index
-        state = self[index].state
+        state = self[run.index if isinstance(run, Run) else run].state
         return tell(state, self.history())
 
+    def listen(self, listener: Listener) -> None:
+        """Call a listener with each event that is committed through this handle from now on.
+
+        Args:
+            listener: told after the commit. What other handles and processes commit is in ``history``.
+        """
+        if not callable(listener):
+            raise InvalidValue("listener", f"{show(listener)} cannot be called", "give a function of an event")
+        self._shell.listeners.append(listener)
+
     def check(self, trigger: SweepTrigger) -> Verdict:
-        """Return what the lifecycle says to a trigger, from the status that was seen last; never raises.
+        """Return what the lifecycle says to a trigger, from the status that was seen last.
 
         Args:
             trigger: such as ``SweepTrigger.PAUSE``.
@@ -319,7 +338,7 @@ class Sweep:
         return check(self.status, trigger)
 
     def can(self, trigger: SweepTrigger) -> bool:
-        """Return whether the lifecycle accepts a trigger, from the status that was seen last; never raises."""
+        """Return whether the lifecycle accepts a trigger, from the status that was seen last."""
         return self.check(trigger) is not Verdict.REFUSED
 
     # --- commands --------------------------------------------------------------------------------
@@ -551,7 +570,10 @@ class Sweep:
 
         Raises:
             KeyboardInterrupt: after the run it hit was reported as KILLED.
+            InvalidValue: the function returned a number, and there is no objective to name it.
         """
+        if not callable(function):
+            raise InvalidValue("function", f"{show(function)} cannot be called", "give a function of a run")
         while True:
             run = self._claim("worker", None, begin=True)
             if isinstance(run, Idle):
@@ -607,9 +629,13 @@ class Sweep:
         return value
 
     def _handle(self, state: RunState, *, mine: bool = False) -> Run:
-        lease = state.lease
-        execution = lease.execution if lease is not None and state.held else None
-        return Run(self._shell, state, state.attempt, execution, mine=mine)
+        lease, attempt = state.lease, state.attempt
+        execution = lease.execution if lease is not None and lease.attempt == attempt else None
+        return Run(self._shell, state, attempt, execution, mine=mine)
+
+    def __contains__(self, item: object) -> bool:
+        """Return whether a handle is of one of its runs; asking starts nothing, unlike iterating."""
+        return isinstance(item, Run) and item.sweep_id == self.id
 
     def __repr__(self) -> str:
         state = self.state
@@ -642,10 +668,31 @@ def _check_id(value: str) -> str:
     return sweep_id
 
 
-def _check_hooks(search: object, limits: object, objective: object) -> None:
+def _check_hooks(storage: object, agent: object, clock: object, listeners: object, handler: object) -> None:
     """Refuse what is plainly in the wrong place, before anything is created."""
-    if not callable(getattr(search, "propose", None)) or not hasattr(search, "size"):
+    if not all(callable(getattr(storage, name, None)) for name in ("sweep", "runs", "commit", "events")):
+        raise InvalidValue("storage", f"{show(storage)} is no storage", "e.g. MemoryStorage()")
+    if agent is not None:
+        if not all(callable(getattr(agent, name, None)) for name in ("start", "stop", "kill")):
+            raise InvalidValue("agent", f"{show(agent)} is no agent", "it has name, can_kill, start, stop and kill")
+        check_text(getattr(agent, "name", None), "agent.name", most=1_000)
+        check_flag(getattr(agent, "can_kill", None), "agent.can_kill")
+    if not callable(clock):
+        raise InvalidValue("clock", f"{show(clock)} is no clock", "give a function that returns POSIX seconds")
+    for number, listener in enumerate(check_collection(listeners, "listeners")):
+        if not callable(listener):
+            raise InvalidValue(f"listeners[{number}]", f"{show(listener)} cannot be called", "it is given each event")
+    if handler is not None and not callable(handler):
+        raise InvalidValue("on_listener_error", f"{show(handler)} cannot be called")
+
+
+def _check_search(search: object) -> None:
+    if isinstance(search, type) or not callable(getattr(search, "propose", None)) or not hasattr(search, "size"):
         raise InvalidValue("search", f"{show(search)} is no search", "e.g. Grid({'lr': [0.1, 0.01]})")
+
+
+def _check_plan(search: object, limits: object, objective: object) -> None:
+    _check_search(search)
     if limits is not None and not isinstance(limits, Limits):
         raise InvalidValue("limits", f"must be Limits, not {show(limits)}", "e.g. Limits(run_cap=100)")
     if objective is not None and not isinstance(objective, Objective):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from ..core.errors import AlreadyStarted, IllegalTransition, InvalidValue
+from ..core.values import check_text, show
 from ..hooks import Kill, Start, Stop
-from ..run import Run
+
+if TYPE_CHECKING:
+    from ..run import Run
 
 
 class InlineAgent:
@@ -14,25 +19,38 @@ class InlineAgent:
     For unit tests, notebooks and small searches. It cannot kill: a run learns that it should stop
     from ``run.should_stop``, or from what ``run.report`` returns.
 
+    Raises:
+        InvalidValue: the function cannot be called, or the name is no string.
+
     Args:
         function: is given the run, and returns its metrics: a mapping, or a number if the sweep has an
             objective, or None. An exception fails the run.
         name: stable over restarts; orders are addressed to it.
     """
 
-    can_kill = False
+    can_kill: bool = False
 
     def __init__(self, function: Callable[[Run], object], *, name: str = "inline") -> None:
-        self.function = function
-        self.name = name
+        if not callable(function):
+            raise InvalidValue("function", f"{show(function)} cannot be called", "give a function of a run")
+        self.function: Callable[[Run], object] = function
+        self.name: str = check_text(name, "name", most=1_000)
 
     def __repr__(self) -> str:
         return f"InlineAgent({self.function!r}, name={self.name!r})"
 
     def start(self, order: Start) -> None:
-        """Execute the run and report its end, unless it has begun already."""
-        if order.run.start():
-            order.run.perform(self.function)
+        """Execute the run and report its end, unless it has begun already or may not begin any more."""
+        run = order.run
+        try:
+            begun = run.start()
+        except AlreadyStarted:
+            return
+        except IllegalTransition:
+            run.gone()  # killed or handed on since it was ordered: nothing executes
+            return
+        if begun:
+            run.perform(self.function)
 
     def stop(self, _order: Stop) -> None:
         """Do nothing: the function sees ``run.should_stop``."""

@@ -90,7 +90,7 @@ class IllegalTransition(SweepstateError):
     def __str__(self) -> str:
         name = f"{self.subject} {self.id!r}" if self.id else f"a {self.subject}"
         allowed = ", ".join(self.allowed) if self.allowed else "nothing"
-        text = f"cannot {self.asked} {name}: it is {self.status}, where {allowed} can be asked"
+        text = f"cannot {self.asked} {name}: it is {self.status}; accepted from there: {allowed}"
         return f"{text}; {self.remedy}" if self.remedy else text
 
 
@@ -123,6 +123,8 @@ class AlreadyStarted(IllegalTransition):
     begun_by: str | None = None
 
     def __str__(self) -> str:
+        if self.execution is None and self.begun_by is None:
+            return super().__str__()
         return f"{super().__str__()} (asked by execution {self.execution!r}, begun by {self.begun_by!r})"
 
 

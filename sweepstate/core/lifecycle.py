@@ -41,7 +41,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal, overload
+from typing import Any, Final, overload
 
 from .errors import IllegalTransition, InvalidValue
 from .status import Cause, RunStatus, SweepStatus, Word
@@ -356,7 +356,7 @@ def allowed(status: Any, *, held: bool = True, lost: bool = False) -> frozenset[
         InvalidValue: the status is neither.
 
     Example:
-        >>> sorted(allowed(SweepStatus.CANCELLED))
+        >>> sorted(trigger.value for trigger in allowed(SweepStatus.CANCELLED))
         ['cancel', 'reopen', 'stop']
     """
     if isinstance(status, SweepStatus):
@@ -364,7 +364,8 @@ def allowed(status: Any, *, held: bool = True, lost: bool = False) -> frozenset[
     if isinstance(status, RunStatus):
         cells = RUN[_ROW_OF[status, held, lost]]
         return frozenset(trigger for trigger, cell in cells.items() if cell is not _no)
-    raise InvalidValue("status", f"{show(status)} is no status", "give a SweepStatus or a RunStatus; see their parse()")
+    remedy = "give a member of SweepStatus or RunStatus; a plain word may be in both, and their parse() reads it"
+    raise InvalidValue("status", f"{show(status)} is no member of a status enum", remedy)
 
 
 def cell_of(status: Any, trigger: Any, *, held: bool = True, lost: bool = False) -> SweepCell | RunCell:
@@ -383,10 +384,15 @@ def refusal(status: Any, trigger: Any, *, held: bool = True, lost: bool = False,
     """Return the error that ``step`` raises for a refused trigger."""
     if isinstance(trigger, SweepTrigger):
         sweep = SweepStatus(status)
-        return IllegalTransition("sweep", id, sweep, trigger, tuple(sorted(allowed(sweep))), _sweep_remedy(sweep, trigger))
+        return IllegalTransition("sweep", id, sweep, trigger, _askable(SWEEP[sweep]), _sweep_remedy(sweep, trigger))
     row = _ROW_OF[RunStatus(status), held, lost]
-    options = tuple(sorted(allowed(RunStatus(status), held=held, lost=lost)))
+    options = _askable(RUN[row])
     return IllegalTransition("run", id, row, trigger, options, _run_remedy(row))
+
+
+def _askable(cells: Mapping[Any, Any]) -> tuple[str, ...]:
+    """Return the triggers that lead somewhere, or whose goal holds already; a late report does neither."""
+    return tuple(sorted(str(trigger) for trigger, cell in cells.items() if cell not in (_no, _late)))
 
 
 def _sweep_remedy(status: SweepStatus, trigger: SweepTrigger) -> str:

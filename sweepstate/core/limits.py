@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypedDict
+from collections.abc import Mapping
+from typing import Any, TypedDict, cast
 
 import attrs
 
@@ -13,41 +13,78 @@ from .status import RunStatus
 from .values import EMPTY, FrozenDict, check_count, check_number, check_seconds, check_text, freeze, show
 
 
-def _count(name: str, least: int = 0) -> Callable[[Any], int]:
-    return lambda value: check_count(value, name, least=least)
+# A converter for each limit, by name: so that mypy and pyright know what the constructor takes, and an error names it.
 
 
-def _count_or_none(name: str) -> Callable[[Any], int | None]:
-    return lambda value: None if value is None else check_count(value, name, least=1)
+def _bound(value: object, field: str) -> int | None:
+    return None if value is None else check_count(value, field, least=1)
 
 
-def _seconds(name: str) -> Callable[[Any], float]:
-    return lambda value: check_seconds(value, name)
+def _run_cap(value: int | None) -> int | None:
+    return _bound(value, "limits.run_cap")
 
 
-def _retries(value: Any) -> FrozenDict:
+def _max_active(value: int | None) -> int | None:
+    return _bound(value, "limits.max_active")
+
+
+def _heartbeat_timeout(value: float) -> float:
+    return check_seconds(value, "limits.heartbeat_timeout")
+
+
+def _suspicion(value: float) -> float:
+    return check_seconds(value, "limits.suspicion")
+
+
+def _start_timeout(value: float) -> float:
+    return check_seconds(value, "limits.start_timeout")
+
+
+def _stop_grace(value: float) -> float:
+    return check_seconds(value, "limits.stop_grace")
+
+
+def _max_preemptions(value: int) -> int:
+    return check_count(value, "limits.max_preemptions")
+
+
+def _launch_attempts(value: int) -> int:
+    return check_count(value, "limits.launch_attempts", least=1)
+
+
+def _time_limit(value: float | None) -> float | None:
+    return None if value is None else check_seconds(value, "limits.time_limit", zero=False)
+
+
+def _retries(value: int | Mapping[RunStatus, int]) -> Mapping[RunStatus, int]:
     """Return how often a run is requeued by itself, by the status it ended in, without zeros."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = dict.fromkeys(FAILURES, value)
-    if not isinstance(value, Mapping):
+    given: object = value
+    if isinstance(given, int) and not isinstance(given, bool):
+        given = dict.fromkeys(FAILURES, given)
+    if not isinstance(given, Mapping):
         raise InvalidValue("limits.retries", f"must be a count or a mapping, not {show(value)}", "e.g. {RunStatus.CRASHED: 2}")
+    wanted = cast("Mapping[object, object]", given)
     counts: dict[str, int] = {}
-    for status in sorted(value):
-        if status not in FAILURES:
+    for status in sorted(wanted, key=show):
+        if not isinstance(status, str) or status not in FAILURES:
             raise InvalidValue("limits.retries", f"{show(status)} is never retried by limit", "use FAILED and CRASHED")
-        if count := check_count(value[status], f"limits.retries.{RunStatus(status)}"):
+        if count := check_count(wanted[status], f"limits.retries.{RunStatus(status)}"):
             counts[RunStatus(status).value] = count
-    return FrozenDict(counts)
+    return cast("Mapping[RunStatus, int]", FrozenDict(counts))
 
 
-def _pair(value: Any, field: str, example: str) -> tuple[Any, Any]:
+def _streak(value: int | None) -> int | None:
+    return _bound(value, "limits.failure.streak")
+
+
+def _pair(value: object, field: str, example: str) -> tuple[object, object]:
     plain = freeze(value, field)
-    if not isinstance(plain, tuple) or len(plain) != 2:
+    if type(plain) is not tuple or len(cast("tuple[object, ...]", plain)) != 2:
         raise InvalidValue(field, f"must be a pair, not {show(value)}", f"e.g. {example}")
-    return plain
+    return cast("tuple[object, object]", plain)
 
 
-def _within(value: Any) -> tuple[int, float] | None:
+def _within(value: tuple[int, float] | None) -> tuple[int, float] | None:
     if value is None:
         return None
     count, seconds = _pair(value, "limits.failure.within", "(3, 60.0)")
@@ -57,7 +94,7 @@ def _within(value: Any) -> tuple[int, float] | None:
     )
 
 
-def _rate(value: Any) -> tuple[float, int] | None:
+def _rate(value: tuple[float, int] | None) -> tuple[float, int] | None:
     if value is None:
         return None
     share, at_least = _pair(value, "limits.failure.rate", "(0.5, 20)")
@@ -84,14 +121,15 @@ class FailureRule:
         InvalidValue: a number is out of its range.
     """
 
-    streak: int | None = attrs.field(default=None, converter=_count_or_none("limits.failure.streak"))
+    streak: int | None = attrs.field(default=None, converter=_streak)
     within: tuple[int, float] | None = attrs.field(default=None, converter=_within)
     rate: tuple[float, int] | None = attrs.field(default=None, converter=_rate)
 
 
-def _failure(value: Any) -> FailureRule | None:
-    if value is not None and not isinstance(value, FailureRule):
-        raise InvalidValue("limits.failure", f"must be a FailureRule, not {show(value)}", "e.g. FailureRule(streak=5)")
+def _failure(value: FailureRule | None) -> FailureRule | None:
+    given = cast(object, value)
+    if given is not None and not isinstance(given, FailureRule):
+        raise InvalidValue("limits.failure", f"must be a FailureRule, not {show(given)}", "e.g. FailureRule(streak=5)")
     return value
 
 
@@ -120,18 +158,16 @@ class Limits:
         InvalidValue: a value is out of its range; ``field`` names it.
     """
 
-    run_cap: int | None = attrs.field(default=None, converter=_count_or_none("limits.run_cap"))
-    max_active: int | None = attrs.field(default=None, converter=_count_or_none("limits.max_active"))
-    heartbeat_timeout: float = attrs.field(default=300.0, converter=_seconds("limits.heartbeat_timeout"))
-    suspicion: float = attrs.field(default=60.0, converter=_seconds("limits.suspicion"))
-    start_timeout: float = attrs.field(default=300.0, converter=_seconds("limits.start_timeout"))
-    stop_grace: float = attrs.field(default=30.0, converter=_seconds("limits.stop_grace"))
-    max_preemptions: int = attrs.field(default=5, converter=_count("limits.max_preemptions"))
-    retries: Mapping[RunStatus, int] = attrs.field(default=EMPTY, converter=_retries)
-    launch_attempts: int = attrs.field(default=3, converter=_count("limits.launch_attempts", 1))
-    time_limit: float | None = attrs.field(
-        default=None, converter=lambda value: None if value is None else check_seconds(value, "limits.time_limit", zero=False)
-    )
+    run_cap: int | None = attrs.field(default=None, converter=_run_cap)
+    max_active: int | None = attrs.field(default=None, converter=_max_active)
+    heartbeat_timeout: float = attrs.field(default=300.0, converter=_heartbeat_timeout)
+    suspicion: float = attrs.field(default=60.0, converter=_suspicion)
+    start_timeout: float = attrs.field(default=300.0, converter=_start_timeout)
+    stop_grace: float = attrs.field(default=30.0, converter=_stop_grace)
+    max_preemptions: int = attrs.field(default=5, converter=_max_preemptions)
+    retries: Mapping[RunStatus, int] = attrs.field(default=cast("Mapping[RunStatus, int]", EMPTY), converter=_retries)
+    launch_attempts: int = attrs.field(default=3, converter=_launch_attempts)
+    time_limit: float | None = attrs.field(default=None, converter=_time_limit)
     failure: FailureRule | None = attrs.field(default=None, converter=_failure)
 
     def replace(self, changes: Mapping[str, Any]) -> Limits:
@@ -165,7 +201,15 @@ class LimitChanges(TypedDict, total=False):
 _LIMITS = tuple(field.name for field in attrs.fields(Limits))
 
 
-def _goal(value: Any) -> str:
+def _metric(value: str) -> str:
+    return check_text(value, "objective.metric")
+
+
+def _target(value: float | None) -> float | None:
+    return None if value is None else check_number(value, "objective.target")
+
+
+def _goal(value: str) -> str:
     if value not in ("minimize", "maximize"):
         raise InvalidValue("objective.goal", f"must be 'minimize' or 'maximize', not {show(value)}")
     return str(value)
@@ -184,11 +228,9 @@ class Objective:
         InvalidValue: a field cannot be used.
     """
 
-    metric: str = attrs.field(converter=lambda value: check_text(value, "objective.metric"))
+    metric: str = attrs.field(converter=_metric)
     goal: str = attrs.field(default="minimize", converter=_goal)
-    target: float | None = attrs.field(
-        default=None, converter=lambda value: None if value is None else check_number(value, "objective.target")
-    )
+    target: float | None = attrs.field(default=None, converter=_target)
 
     def better(self, value: float, than: float | None) -> bool:
         """Return whether ``value`` beats the best so far; NaN beats nothing, and a tie keeps the first."""

@@ -8,7 +8,7 @@ the field; nothing is ever evaluated.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -19,7 +19,7 @@ from .errors import InvalidValue
 from .events import EVENTS, Event
 from .limits import FailureRule, Limits, Objective
 from .state import RunState, SweepState
-from .values import EMPTY, FrozenDict, check_number, freeze, freeze_mapping, freeze_metrics, show
+from .values import EMPTY, MAX_BITS, FrozenDict, check_count, check_number, freeze, freeze_mapping, freeze_metrics, show
 
 #: Rises whenever the form changes so that an older reader would misunderstand it.
 FORMAT: Final = 1
@@ -34,11 +34,20 @@ _MOST = 2**63
 def to_dict(value: SweepState | RunState | Event | Limits | Objective) -> dict[str, Any]:
     """Return the plain-data form of a snapshot or an event.
 
+    Args:
+        value: a ``SweepState``, a ``RunState``, any ``Event``, or ``Limits`` or an ``Objective`` by themselves.
+
     Returns:
         A dictionary of JSON-able values, with ``format`` and ``kind``; changing it changes nothing
         else. Floats may be NaN or infinite in configurations and metrics, as Python's ``json`` writes them.
+
+    Raises:
+        InvalidValue: it has no such form; handles have not, their ``state`` has.
     """
-    cls = type(value)
+    cls: Any = type(value)
+    if _KINDS.get(cls.__name__) is not cls:
+        remedy = "give a snapshot or an event, such as sweep.state or run.state"
+        raise InvalidValue("value", f"{show(value)} has no plain-data form of its own", remedy)
     return {"format": FORMAT, "kind": cls.__name__, **_writer(cls)(value)}
 
 
@@ -61,7 +70,7 @@ def from_dict(data: object, expect: type[T]) -> T:
     if form > FORMAT:
         raise InvalidValue("format", f"is {show(form)}, and this version reads up to {FORMAT}", "update sweepstate")
     kind = fields.pop("kind", None)
-    cls = _KINDS.get(kind) if isinstance(kind, str) else None
+    cls: Any = _KINDS.get(kind) if isinstance(kind, str) else None
     if cls is None or not issubclass(cls, expect):
         raise InvalidValue("kind", f"{show(kind)} is not {expect.__name__}", "give what to_dict() returned")
     return cast(T, _reader(cls)(fields, ""))
@@ -112,9 +121,9 @@ def _same(value: Any) -> Any:
 def _thaw(value: Any) -> Any:
     """Return a frozen plain value as dictionaries and lists that can be changed."""
     if isinstance(value, Mapping):
-        return {str(key): _thaw(item) for key, item in value.items()}
+        return {str(key): _thaw(item) for key, item in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, tuple):
-        return [_thaw(item) for item in value]
+        return [_thaw(item) for item in cast("Iterable[Any]", value)]
     return value
 
 
@@ -128,14 +137,16 @@ def _reader(cls: type) -> _Reader:
     def read(data: Any, path: str) -> Any:
         if not isinstance(data, Mapping):
             raise InvalidValue(path or "data", f"must be a mapping, not {show(data)}")
+        fields = cast("Mapping[object, Any]", data)
         prefix = f"{path}." if path else ""
-        for name in data:
+        for name in fields:
             if name not in readers:
-                raise InvalidValue(f"{prefix}{name}", f"is no field of {cls.__name__}", "remove it")
+                shown = name if isinstance(name, str) and name.isidentifier() else show(name)
+                raise InvalidValue(f"{prefix}{shown}", f"is no field of {cls.__name__}", "remove it")
         for name in readers:
-            if name not in data:
+            if name not in fields:
                 raise InvalidValue(f"{prefix}{name}", f"is missing from {cls.__name__}")
-        return cls(**{name: reader(data[name], prefix + name) for name, reader in readers.items()})
+        return cls(**{name: reader(fields[name], prefix + name) for name, reader in readers.items()})
 
     return read
 
@@ -146,6 +157,8 @@ def _read_as(annotation: Any, name: str) -> _Reader:
     if inner is not None:
         read = _read_as(inner, name)
         return lambda value, path: None if value is None else read(value, path)
+    if name in _BY_NAME:
+        return _BY_NAME[name]
     if name == "metrics":
         return lambda value, path: freeze_metrics(_mapping(value, path), path) if value else _empty(value, path)
     if annotation in _SCALARS:
@@ -177,10 +190,12 @@ def _read_tuple(items: tuple[Any, ...], name: str) -> _Reader:
     readers = [_read_as(item, name) for item in items if item is not Ellipsis]
 
     def read(value: Any, path: str) -> tuple[Any, ...]:
-        if not isinstance(value, (list, tuple)) or (not endless and len(value) != len(readers)):
-            raise InvalidValue(path, f"must be a list{'' if endless else f' of {len(readers)}'}, not {show(value)}")
-        each = readers * len(value) if endless else readers
-        return tuple(read(item, f"{path}[{n}]") for n, (read, item) in enumerate(zip(each, value, strict=True)))
+        given = cast("Sequence[Any]", value) if isinstance(value, (list, tuple)) else None
+        if given is None or (not endless and len(given) != len(readers)):
+            wanted = "a list" if endless else f"a list of {len(readers)}"
+            raise InvalidValue(path, f"must be {wanted}, not {show(cast(object, value))}")
+        each = readers * len(given) if endless else readers
+        return tuple(read(item, f"{path}[{n}]") for n, (read, item) in enumerate(zip(each, given, strict=True)))
 
     return read
 
@@ -219,6 +234,20 @@ def _truth(value: Any, path: str) -> bool:
     return value
 
 
+def _points(value: Any, path: str) -> int:
+    """Return a number of points; a space may have more of them than fit into 63 bits."""
+    if type(value) is not int:
+        raise InvalidValue(path, f"must be a whole number, not {show(value)}")
+    return check_count(value, path, most=2**MAX_BITS)
+
+
+def _metric(value: Any, path: str) -> float | int:
+    """Return a metric, which may be infinite, and a whole number of any size."""
+    return cast(float, freeze_metrics({"value": value}, path)["value"])
+
+
+#: Fields that may hold more than their annotation tells.
+_BY_NAME: Final[dict[str, _Reader]] = {"size": _points, "best_value": _metric}
 _SCALARS: Final[dict[Any, _Reader]] = {int: _integer, float: _number, str: _text, bool: _truth}
 
 

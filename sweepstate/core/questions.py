@@ -146,7 +146,7 @@ class LastHeard:
 
 @attrs.frozen
 class Proposal:
-    """Question: which configuration comes next? Answer: a frozen one, ``Wait`` or ``Exhausted``.
+    """Question: which configuration comes next? Answer: a mapping, ``Wait`` or ``Exhausted``.
 
     Attributes:
         index: the index of the run that would be created.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Self
+from typing import Self, cast
 
 from .errors import UnknownStatus
 from .values import show
@@ -17,7 +17,7 @@ class Word(str, Enum):
 
     __hash__ = str.__hash__
     __str__ = str.__str__
-    __format__ = str.__format__
+    __format__ = str.__format__  # type: ignore[assignment]
 
 
 class _Status(Word):
@@ -32,7 +32,8 @@ class _Status(Word):
         Raises:
             UnknownStatus: it names none; ``known`` lists the words that do.
         """
-        found = _ALIASES[cls.__name__].get(word.strip().lower()) if isinstance(word, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+        given = cast(object, word)
+        found = _ALIASES[cls.__name__].get(given.strip().lower()) if isinstance(given, str) else None
         if found is None:
             known = tuple(sorted({*_ALIASES[cls.__name__]}))
             raise UnknownStatus("status", f"{show(word)} names no {cls.__name__}", "use one of " + ", ".join(known), known)

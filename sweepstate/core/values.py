@@ -9,8 +9,8 @@ refuses everything that could not be stored and read again as itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Never, cast
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Never, cast
 
 from .errors import InvalidValue
 
@@ -30,11 +30,13 @@ class FrozenDict(dict[str, Any]):
 
     __slots__ = ()
 
-    def _refuse(self, *_args: object, **_kwargs: object) -> Never:
-        raise TypeError("this mapping is part of a snapshot and cannot be changed; change a copy: dict(...)")
+    if not TYPE_CHECKING:  # their signatures are dict's; what they do is not
 
-    __setitem__ = __delitem__ = __ior__ = _refuse
-    clear = pop = popitem = setdefault = update = _refuse
+        def _refuse(self, *_args: object, **_kwargs: object) -> Never:
+            raise TypeError("this mapping is part of a snapshot and cannot be changed; change a copy: dict(...)")
+
+        __setitem__ = __delitem__ = __ior__ = _refuse
+        clear = pop = popitem = setdefault = update = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
@@ -59,6 +61,14 @@ def show(value: object, width: int = 60) -> str:
     except Exception:  # a hostile __repr__ must not replace the error that is being explained
         text = object.__repr__(value)
     return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an exception's type and text; also of one whose text cannot be made."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - a hostile __str__ must not lose the report that it is part of
+        return type(error).__name__
 
 
 def freeze(value: object, field: str, depth: int = 0) -> Any:
@@ -144,9 +154,11 @@ def freeze_metrics(value: Mapping[str, object], field: str = "metrics") -> Froze
     Raises:
         InvalidValue: a value is not a number; a bool is not one.
     """
-    if type(value) is dict and all(map(_is_plain_number, value.values(), value)):
-        return FrozenDict(value)
-    frozen = freeze_mapping(value, field)
+    if type(value) is dict:
+        plain = cast("dict[str, object]", value)
+        if all(map(_is_plain_number, plain.values(), plain)):
+            return FrozenDict(plain)
+    frozen = freeze_mapping(cast(object, value), field)
     for name, item in frozen.items():
         if type(item) not in (float, int):
             raise InvalidValue(f"{field}.{name}", f"must be a number, not {show(item)}", "report numbers only")
@@ -197,3 +209,19 @@ def check_text(value: object, field: str, *, most: int = 10_000) -> str:
     if len(plain) > most:
         raise InvalidValue(field, f"is longer than {most} characters", "shorten it")
     return plain
+
+
+def check_flag(value: object, field: str) -> bool:
+    """Return ``value``, which must be True or False."""
+    if not isinstance(value, bool):
+        raise InvalidValue(field, f"must be True or False, not {show(value)}")
+    return value
+
+
+def check_collection(value: Any, field: str) -> Collection[Any]:
+    """Return ``value``, which must be a collection, and neither a string nor a mapping."""
+    given = cast(object, value)
+    if not isinstance(given, Collection) or isinstance(given, (str, bytes, Mapping)):
+        raise InvalidValue(field, f"must be a list or a set, not {show(value)}")
+    found: Collection[Any] = value
+    return found

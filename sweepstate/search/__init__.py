@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from ..core.errors import InvalidValue, SearchMismatch
 from ..core.values import FrozenDict, freeze_mapping, show
@@ -48,7 +48,7 @@ def build_search(stored: FrozenDict | None) -> Search | None:
     settings = stored.get("settings")
     if not isinstance(settings, Mapping):
         raise InvalidValue("search.settings", f"must be a mapping, not {show(settings)}")
-    return None if builder is None else builder(settings)
+    return None if builder is None else builder(cast("Mapping[str, Any]", settings))
 
 
 def match_search(sweep_id: str, stored: FrozenDict | None, given: Search) -> None:

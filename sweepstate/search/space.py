@@ -34,14 +34,23 @@ SHOWN = 8
 
 
 class Distribution(abc.ABC):
-    """What one parameter of a random search is drawn from; see ``sweepstate.search.random``.
+    """What one parameter of a random search is drawn from; see ``sweepstate.search.distributions``.
+
+    Distributions are values: two are equal if they are of the same kind, and their arguments of the same types and
+    values.
 
     Attributes:
         distribution: W&B's name for it, which is also its name in plain data.
     """
 
     __slots__ = ()
+    __match_args__: ClassVar[tuple[str, ...]] = ()  # set by attrs
     distribution: ClassVar[str]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was made of, by name and in order."""
+        return {name: getattr(self, name) for name in self.__match_args__}
 
     @property
     def words(self) -> int:
@@ -56,6 +65,18 @@ class Distribution(abc.ABC):
     @abc.abstractmethod
     def sampler(self) -> Callable[[int], Any]:
         """Return a function from a whole number, uniform below ``2 ** (64 * words)``, to a value."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Distribution):
+            return NotImplemented
+        return type(self) is type(other) and exact(self.arguments) == exact(other.arguments)
+
+    def __hash__(self) -> int:
+        return hash((type(self), exact(self.arguments)))
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={brief(value)}" for name, value in self.arguments.items())
+        return f"{type(self).__name__}({arguments})"
 
 
 # -- Reading what a caller wrote --------------------------------------------------------------------------------------

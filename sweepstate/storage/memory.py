@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import merge, nsmallest
 from itertools import count, islice
 from threading import Lock
+from typing import Final
 from weakref import WeakValueDictionary
 
 from ..core.decide import Change
@@ -20,10 +21,34 @@ from ._indexes import IndexSet, TimeIndex
 
 _QUEUED = Queued()
 _SILENT = Silent(0.0)
-class _Shelf:
-    """One sweep, its runs and events, and what answers each query."""
+_PENDING = RunStatus.PENDING
+_WITHDRAWN = Cause.WITHDRAWN
+#: So many runs may wait to be filed in the indexes: enough that most have ended by then.
+_UNFILED = 256
 
-    __slots__ = ("agents", "beats", "due", "events", "leased", "queued", "requests", "runs", "silent", "statuses", "sweep", "withdrawn")
+
+class _Shelf:
+    """One sweep, its runs and events, and what answers each query.
+
+    The indexes are brought up to date when a query needs them, so that a run which began and ended in
+    between is filed once.
+    """
+
+    __slots__ = (
+        "agents",
+        "beats",
+        "due",
+        "events",
+        "leased",
+        "queued",
+        "requests",
+        "runs",
+        "silent",
+        "statuses",
+        "sweep",
+        "unfiled",
+        "withdrawn",
+    )
 
     def __init__(self, sweep: SweepState) -> None:
         self.sweep = sweep
@@ -39,29 +64,45 @@ class _Shelf:
         self.silent = TimeIndex()
         # The newest attempt heard of each run: attempt, time, metrics.
         self.beats: dict[int, tuple[int, float, Mapping[str, float] | None]] = {}
+        # The runs that changed since they were filed, each as it was then; None for a new one.
+        self.unfiled: dict[int, RunState | None] = {}
 
     # --- writing ---------------------------------------------------------------------------------
 
     def write(self, change: Change) -> None:
-        self.sweep = change.sweep
+        runs, unfiled = self.runs, self.unfiled
         for run in change.runs:
             index = run.index
-            if index < len(self.runs):
-                self._forget(self.runs[index], run)
-                self.runs[index] = run
+            if index == len(runs):
+                unfiled[index] = None
+                runs.append(run)
             else:
-                self.runs.append(run)
-            self._index(run)
+                if index not in unfiled:
+                    unfiled[index] = runs[index]
+                runs[index] = run
         self.events += change.events
+        # Last, because the snapshot and single runs are read without the lock: what is read is never older than it.
+        self.sweep = change.sweep
+        if len(unfiled) > _UNFILED:
+            self._file()
+
+    def _file(self) -> None:
+        """Bring the indexes up to date."""
+        for index, old in self.unfiled.items():
+            run = self.runs[index]
+            if old is not None:
+                self._forget(old, run)
+            self._index(run)
+        self.unfiled.clear()
 
     def _forget(self, old: RunState, run: RunState) -> None:
         """Take a run out of the indexes that its next snapshot is not in."""
         index = old.index
         if old.status is not run.status:
             self.statuses[old.status].discard(index)
-            if old.cause is not None:
-                self.withdrawn.discard(index)
-        if old.status is RunStatus.PENDING:
+        if old.cause is _WITHDRAWN:
+            self.withdrawn.discard(index)
+        if old.status is _PENDING:
             self.queued.discard(index)
         if old.due_at is not None and run.due_at is None:
             self.due.set(index, None)
@@ -82,9 +123,9 @@ class _Shelf:
         """Put a run into the indexes that it is in; being there already does no harm."""
         index, lease = run.index, run.lease
         self.statuses[run.status].add(index)
-        if run.cause is Cause.WITHDRAWN:
+        if run.cause is _WITHDRAWN:
             self.withdrawn.add(index)
-        if run.status is RunStatus.PENDING and _QUEUED.matches(run):
+        if run.status is _PENDING and _QUEUED.matches(run):
             self.queued.add(index)
         if run.due_at is not None:
             self.due.set(index, run.due_at)
@@ -110,7 +151,7 @@ class _Shelf:
                 metrics = known[2] if metrics is None else metrics
         self.beats[index] = (attempt, at, metrics)
         run = self.runs[index]
-        if _SILENT.watches(run):
+        if index not in self.unfiled and _SILENT.watches(run):
             self.silent.set(index, self.heard(run))
 
     # --- reading ---------------------------------------------------------------------------------
@@ -127,11 +168,13 @@ class _Shelf:
         beat = self.last_beat(run.index, lease.attempt)
         return lease.since if beat is None else max(lease.since, beat)
 
-    def select(self, query: RunQuery, after: int, limit: int) -> Iterator[int]:
+    def select(
+        self, query: Queued | Leased | Requested | Due | Silent | InStatus, after: int, limit: int
+    ) -> Iterator[int]:
         """Return the indexes that a query means."""
+        if self.unfiled:
+            self._file()
         match query:
-            case ByIndex():
-                return iter(range(after + 1, min(after + 1 + limit, len(self.runs))))
             case Queued():
                 return islice(self.queued.above(after), limit)
             case Leased(agent=agent):
@@ -163,10 +206,21 @@ class MemoryStorage:
     """Keeps sweeps in this process. Thread-safe, and every query is answered by an index.
 
     A pickled copy finds its original again in the process that made it; in any other it is refused,
-    because two processes with a copy each would hand out the same runs.
+    because two processes with a copy each would hand out the same runs. For the same reason a forked
+    child cannot write to its copy.
+
+    Args:
+        clock: returns POSIX seconds; if it is given, it is the clock of every sweep that lives here,
+            also of those that are opened without one.
+
+    Raises:
+        StorageError: to a forked child that writes, and to another process that unpickles it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] | None = None) -> None:
+        if clock is not None:
+            self.now = clock
+        self._copied = False
         self._lock = Lock()
         self._shelves: dict[str, _Shelf] = {}
         self._deleted: set[str] = set()
@@ -179,6 +233,11 @@ class MemoryStorage:
     def __reduce__(self) -> tuple[object, ...]:
         return (_find, (os.getpid(), self._key))
 
+    def mark_copied(self) -> None:
+        """Refuse writing from now on; the lock is made anew, as a thread that is not here may have held it."""
+        self._copied = True
+        self._lock = Lock()
+
     def sweep(self, sweep_id: str) -> SweepState:
         """Return a sweep's snapshot; see ``Storage.sweep``."""
         try:
@@ -188,14 +247,22 @@ class MemoryStorage:
 
     def runs(self, sweep_id: str, query: RunQuery, *, after: int = -1, limit: int) -> Sequence[RunState]:
         """Return runs that a query means; see ``Storage.runs``."""
+        if isinstance(query, ByIndex):  # without the lock: a slice is made whole
+            return self._shelf(sweep_id).runs[after + 1 : after + 1 + limit]
         with self._lock:
             shelf = self._shelf(sweep_id)
             runs = shelf.runs
             return [runs[index] for index in shelf.select(query, after, limit)]
 
     def commit(self, change: Change) -> None:
-        """Write a change, all or nothing; see ``Storage.commit``."""
+        """Write a change, all or nothing; see ``Storage.commit``.
+
+        Raises:
+            StorageError: this is a forked child's copy.
+        """
         with self._lock:
+            if self._copied:
+                raise StorageError(_ELSEWHERE)
             if change.version == 0:
                 if change.sweep_id in self._shelves or change.sweep_id in self._deleted:
                     raise AlreadyExists(change.sweep_id)
@@ -231,9 +298,15 @@ class MemoryStorage:
             return events[after:end]
 
     def beat(self, sweep_id: str, index: int, attempt: int, at: float, metrics: Mapping[str, float] | None) -> None:
-        """Keep a sign of life; see ``Heartbeats.beat``."""
+        """Keep a sign of life; see ``Heartbeats.beat``.
+
+        Raises:
+            StorageError: this is a forked child's copy.
+        """
         frozen = None if metrics is None else freeze_metrics(metrics)
         with self._lock:
+            if self._copied:
+                raise StorageError(_ELSEWHERE)
             shelf = self._shelf(sweep_id)
             if index < len(shelf.runs):
                 shelf.beat(index, attempt, at, frozen)
@@ -278,8 +351,20 @@ def _find(process: int, key: int) -> MemoryStorage:
     """Return the storage that was pickled, if this is the process it lives in."""
     found = _HERE.get(key) if process == os.getpid() else None
     if found is None:
-        raise StorageError(
-            "a MemoryStorage lives in one process and cannot be sent to another; "
-            "use a storage that processes share, such as SQLite"
-        )
+        raise StorageError(_ELSEWHERE)
     return found
+
+
+_ELSEWHERE: Final = (
+    "a MemoryStorage lives in one process, the one that made it, and this is another; use a storage that processes share"
+)
+
+
+def _mark_copies() -> None:
+    """Mark what a forked child has inherited: writing to it would be seen by nobody else."""
+    for storage in list(_HERE.values()):
+        storage.mark_copied()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_copies)

@@ -15,6 +15,7 @@ Laws 7, 11 and 12 are about what did not happen, or could: ``explore`` checks th
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
@@ -25,31 +26,33 @@ from ..core import events as ev
 from ..core.decide import Change
 from ..core.errors import SweepstateError
 from ..core.evolve import Snapshots, apply, new_run, replay
-from ..core.limits import Limits, Objective
+from ..core.limits import Objective
 from ..core.plain import to_dict
 from ..core.questions import ByIndex
-from ..core.state import RunState, SweepState, unpublished
-from ..core.status import Cause, RunStatus, SweepStatus
+from ..core.state import Lease, RunState, SweepState, unpublished
+from ..core.status import RunStatus, SweepStatus
 from ..hooks import Storage
 
 #: The laws, by their number in the specification.
-LAWS: Final[Mapping[int, str]] = MappingProxyType({
-    1: "Only a RUNNING sweep creates runs, and only it hands them out.",
-    2: "Counts kept with the sweep equal a recount of its runs.",
-    3: "Creation never exceeds run_cap; handing out never takes more than max_active slots.",
-    4: "FINISHED means: search complete, backlog empty, drained.",
-    5: "After cancel no run is active, and no run's status changes until reopen.",
-    6: "Versions of a sweep are 1, 2, 3, ..., one for each commit; events have no gap, and their dates never run"
-    " backwards; replay gives the snapshots, to the byte.",
-    7: "A refused command changes nothing.",
-    8: "Of one run at most one attempt is leased; attempts only rise; only the current one changes the status.",
-    9: "FINISHED never changes. FAILED, KILLED and CRASHED change only by requeue, but for the late end of a run lost"
-    " to silence.",
-    10: "Every commit is all or nothing, and touches the runs that are active or leased, and the one it is about.",
-    11: "A RUNNING sweep with limits needs no command to come to an end; from every reachable state some commands and"
-    " facts lead to done.",
-    12: "Same inputs, same outputs: no clock, no randomness, no I/O inside the core.",
-})
+LAWS: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        1: "Only a RUNNING sweep creates runs, and only it hands them out.",
+        2: "Counts kept with the sweep equal a recount of its runs.",
+        3: "Creation never exceeds run_cap; handing out never takes more than max_active slots.",
+        4: "FINISHED means: search complete, backlog empty, drained.",
+        5: "After cancel no run is active, and no run's status changes until reopen.",
+        6: "Versions of a sweep are 1, 2, 3, ..., one for each commit; events have no gap, and their dates never "
+        "run backwards; replay gives the snapshots, to the byte.",
+        7: "A refused command changes nothing.",
+        8: "Of one run at most one attempt is leased; attempts only rise; only the current one changes the status.",
+        9: "FINISHED never changes. FAILED, KILLED and CRASHED change only by requeue, but for the late end of a run "
+        "lost to silence.",
+        10: "Every commit is all or nothing, and touches the runs that are active or leased, and the one it is about.",
+        11: "A RUNNING sweep with limits needs no command to come to an end; from every reachable state some commands "
+        "and facts lead to done.",
+        12: "Same inputs, same outputs: no clock, no randomness, no I/O inside the core.",
+    }
+)
 
 _ACTIVE: Final = frozenset({RunStatus.PENDING, RunStatus.RUNNING})
 _PAGE: Final = 256
@@ -99,16 +102,17 @@ def check_laws(storage: Storage, sweep_id: str) -> None:
         'ended'
         >>> check_laws(sweep.storage, "lawful")
     """
+    history: list[ev.Event] = []
+    before: Snapshots | None = None
+    known: dict[int, RunState] = {}
+    for events in _commits(storage, sweep_id):
+        history += events
+        before = _step(before, known, events, sweep_id)
+    if before is None:
+        raise LawViolation(6, f"sweep {sweep_id!r} has no history")
     stored = storage.sweep(sweep_id)
     runs = list(_all_runs(storage, sweep_id))
     check_state(stored, runs)
-    history: list[ev.Event] = []
-    before: Snapshots | None = None
-    for events in _commits(storage, sweep_id):
-        history += events
-        before = _step(before, events, sweep_id)
-    if before is None:
-        raise LawViolation(6, f"sweep {sweep_id!r} has no history")
     replayed, again = replay(history), replay(history)
     if replayed != again and _canonical(replayed.sweep) != _canonical(again.sweep):
         raise LawViolation(12, "replaying the same history twice gave two results")
@@ -130,18 +134,17 @@ def check_state(sweep: SweepState, runs: Iterable[RunState]) -> None:
         LawViolation: law 2 (counts), 5 (nothing is active after a cancel) or 8 (leases) is broken.
     """
     counts = dict.fromkeys(RunStatus, 0)
-    leased = counted = place = 0
+    leased = counted = 0
     finished: list[RunState] = []
-    for run in runs:
+    for place, run in enumerate(runs):
         if run.index != place:
             raise LawViolation(2, f"run {run.index} stands where run {place} should")
-        place += 1
         counts[run.status] += 1
         counted += run.counted_in == sweep.reopened
         lease = run.lease
         if lease is not None:
             leased += not lease.lost
-            _check_lease(run)
+            _check_lease(run, lease)
         elif run.status is RunStatus.RUNNING:
             raise LawViolation(8, f"nobody has the run that is RUNNING: {run}")
         if run.status is RunStatus.FINISHED:
@@ -155,9 +158,7 @@ def check_state(sweep: SweepState, runs: Iterable[RunState]) -> None:
         raise LawViolation(5, f"the sweep is CANCELLED, and {counts} are counted")
 
 
-def _check_lease(run: RunState) -> None:
-    lease = run.lease
-    assert lease is not None
+def _check_lease(run: RunState, lease: Lease) -> None:
     current = lease.attempt == run.attempt
     if not 1 <= lease.attempt <= run.attempt:
         raise LawViolation(8, f"attempt {lease.attempt} is leased, and {run.attempt} is the current one: {run}")
@@ -173,7 +174,7 @@ def _check_best(sweep: SweepState, finished: Sequence[RunState]) -> None:
     """Check the best run; of equal ones the first to finish wins, which only the history tells."""
     objective = sweep.objective
     values = [] if objective is None else [(_value(run, objective), run.index) for run in finished]
-    numbers = {value for value, _ in values if value is not None and value == value}
+    numbers = {value for value, _ in values if value is not None and not math.isnan(value)}
     wanted = None
     if objective is not None and numbers:
         wanted = min(numbers) if objective.goal == "minimize" else max(numbers)
@@ -210,9 +211,7 @@ def _check_commit(before: Snapshots | None, change: Change, *, replays: bool) ->
             raise LawViolation(10, f"creating a sweep writes the sweep alone, not {_kinds(change)}")
         return
     _check_touched(before, change)
-    model = _Model(before)
-    for event in change.events:
-        model.follow(event)
+    model = _follow(before, change.events)
     for run in change.runs:
         _check_run(before, change, before.runs.get(run.index), run, model.runs[run.index])
     _check_counts(before, change)
@@ -227,21 +226,30 @@ def _check_commit(before: Snapshots | None, change: Change, *, replays: bool) ->
 
 def _check_numbers(before: Snapshots | None, change: Change) -> None:
     """Law 6: versions and events are numbered without gaps, and time does not run backwards."""
-    version, number, at = (0, 0, 0.0) if before is None else (before.sweep.version, before.sweep.events, before.sweep.at)
+    version = 0 if before is None else before.sweep.version
     after = change.sweep
     if not change.events:
         raise LawViolation(6, "a commit without an event")
     if change.version != version or after.version != version + 1:
         raise LawViolation(6, f"version {change.version} -> {after.version} is committed on version {version}")
-    for event in change.events:
+    _check_events(before, change.events)
+    last = change.events[-1]
+    if after.events != last.number or after.at != last.at:
+        raise LawViolation(6, f"event {after.events} at {after.at} is said to be the last one, and that is {last}")
+
+
+def _check_events(before: Snapshots | None, events: Iterable[ev.Event]) -> None:
+    """Law 6, for the events of one commit."""
+    version, number, at = (
+        (0, 0, 0.0) if before is None else (before.sweep.version, before.sweep.events, before.sweep.at)
+    )
+    for event in events:
         number += 1
-        if event.number != number or event.version != after.version:
-            raise LawViolation(6, f"expected event {number} of version {after.version}, found {event}")
+        if event.number != number or event.version != version + 1:
+            raise LawViolation(6, f"expected event {number} of version {version + 1}, found {event}")
         if event.at < at:
             raise LawViolation(6, f"time ran backwards, from {at} to {event}")
         at = event.at
-    _equal(6, "the number of the last event", after.events, number)
-    _equal(6, "the time of the last event", after.at, at)
 
 
 def _check_touched(before: Snapshots, change: Change) -> None:
@@ -310,7 +318,7 @@ class _Model:
             run = self._known.get(event.index)
             if isinstance(event, ev.RunCreated):
                 _equal(6, "the index of the run that is created", event.index, self._created)
-                seen = _Seen(RunStatus.PENDING, 1, None, False)
+                seen = _Seen(RunStatus.PENDING, 1, leased=None, lost=False)
             elif run is None:
                 raise LawViolation(10, f"there is no run for {event}")
             else:
@@ -389,7 +397,9 @@ class _Model:
         if self._frozen:
             raise LawViolation(5, f"the sweep is CANCELLED, and a run changes: {event}")
         if event.attempt != seen.attempt:
-            raise LawViolation(8, f"attempt {seen.attempt} is the current one, and another one changes the run: {event}")
+            raise LawViolation(
+                8, f"attempt {seen.attempt} is the current one, and another one changes the run: {event}"
+            )
 
     def _lease(self, seen: _Seen, fate: ev.Fate) -> None:
         if seen.leased is None or fate is ev.Fate.KEPT:
@@ -399,6 +409,14 @@ class _Model:
             seen.leased, seen.lost = None, False
         else:
             seen.lost = True
+
+
+def _follow(before: Snapshots, events: Iterable[ev.Event]) -> _Model:
+    """Follow the events of a commit, checking each."""
+    model = _Model(before)
+    for event in events:
+        model.follow(event)
+    return model
 
 
 _FOLLOW: Final[Mapping[type[ev.RunEvent], Callable[[_Model, _Seen, Any], None]]] = {
@@ -417,18 +435,7 @@ _OF_ANY_ATTEMPT: Final = (ev.RevokedLeaseHeard, ev.OrderFailed)
 def _check_run(before: Snapshots, change: Change, old: RunState | None, new: RunState, seen: _Seen) -> None:
     """Check what became of one run: laws 5, 8 and 9 on the snapshots themselves, and that the events tell it."""
     if old is not None:
-        if new.attempt < old.attempt:
-            raise LawViolation(8, f"the attempt fell from {old.attempt} to {new.attempt}: {new}")
-        if old.status is RunStatus.FINISHED and _verdict(old) != _verdict(new):
-            raise LawViolation(9, f"a FINISHED run changed, from {_verdict(old)} to {_verdict(new)}")
-        if old.status is not new.status:
-            kinds = {type(event) for event in change.events if getattr(event, "index", None) == new.index}
-            if before.sweep.status is SweepStatus.CANCELLED is change.sweep.status:
-                raise LawViolation(5, f"the sweep is CANCELLED, and run {new.index} went {old.status} -> {new.status}")
-            if old.status not in _ACTIVE and not kinds & {ev.RunEnded, ev.RunRequeued}:
-                raise LawViolation(9, f"run {new.index} went {old.status} -> {new.status} by {_kinds(change)}")
-        if old.config != new.config or old.created_at != new.created_at:
-            raise LawViolation(9, f"what never changes of a run changed: {old} -> {new}")
+        _check_step(before, change, old, new)
     lease = new.lease
     leased, lost = (None, False) if lease is None else (lease.attempt, lease.lost)
     if (leased, lost) != (seen.leased, seen.lost) or new.attempt != seen.attempt:
@@ -436,26 +443,49 @@ def _check_run(before: Snapshots, change: Change, old: RunState | None, new: Run
     if new.status is not seen.status:
         raise LawViolation(6, f"the events make run {new.index} {seen.status}; written is {new.status}")
     if lease is not None:
-        _check_lease(new)
+        _check_lease(new, lease)
+
+
+def _check_step(before: Snapshots, change: Change, old: RunState, new: RunState) -> None:
+    """Check what a commit made of a run that was there, by its two snapshots."""
+    if new.attempt < old.attempt:
+        raise LawViolation(8, f"the attempt fell from {old.attempt} to {new.attempt}: {new}")
+    if old.status is RunStatus.FINISHED and _verdict(old) != _verdict(new):
+        raise LawViolation(9, f"a FINISHED run changed, from {_verdict(old)} to {_verdict(new)}")
+    if old.status is not new.status:
+        if before.sweep.status is SweepStatus.CANCELLED is change.sweep.status:
+            raise LawViolation(5, f"the sweep is CANCELLED, and run {new.index} went {old.status} -> {new.status}")
+        kinds = {type(event) for event in change.events if getattr(event, "index", None) == new.index}
+        if old.status not in _ACTIVE and not kinds & {ev.RunEnded, ev.RunRequeued}:
+            raise LawViolation(9, f"run {new.index} went {old.status} -> {new.status} by {_kinds(change)}")
+    if old.config != new.config or old.created_at != new.created_at:
+        raise LawViolation(9, f"what never changes of a run changed: {old} -> {new}")
 
 
 def _verdict(run: RunState) -> tuple[object, ...]:
     return (run.status, run.attempt, run.cause, run.message, run.exit_code, run.signal, run.metrics, run.ended_at)
 
 
+_COUNTS: Final = tuple((status, status.value.lower()) for status in RunStatus)
+
+
 def _check_counts(before: Snapshots, change: Change) -> None:
     """Law 2, for one commit: counts move as the runs do. ``check_state`` recounts them all."""
-    counts = before.sweep.counts
+    moved: dict[RunStatus, int] = {}
     leased = before.sweep.leased
     for new in change.runs:
         old = before.runs.get(new.index)
         if old is not None:
-            counts[old.status] -= 1
+            moved[old.status] = moved.get(old.status, 0) - 1
             leased -= old.lease is not None and not old.lease.lost
-        counts[new.status] += 1
+        moved[new.status] = moved.get(new.status, 0) + 1
         leased += new.lease is not None and not new.lease.lost
-    _equal(2, "the counts by status", change.sweep.counts, counts)
-    _equal(2, "the count of leases that take a slot", change.sweep.leased, leased)
+    for status, name in _COUNTS:
+        wanted = getattr(before.sweep, name) + moved.get(status, 0)
+        if getattr(change.sweep, name) != wanted:
+            _equal(2, f"the count of {status} runs", getattr(change.sweep, name), wanted)
+    if change.sweep.leased != leased:
+        _equal(2, "the count of leases that take a slot", change.sweep.leased, leased)
 
 
 def _check_finished(after: SweepState) -> None:
@@ -505,17 +535,18 @@ def _applied(before: Snapshots, events: Iterable[ev.Event]) -> Snapshots:
 # --- what a storage holds ------------------------------------------------------------------------
 
 
-def _step(before: Snapshots | None, events: Sequence[ev.Event], sweep_id: str) -> Snapshots:
-    """Check one commit of a history, and return what is there after it."""
+def _step(before: Snapshots | None, runs: dict[int, RunState], events: Sequence[ev.Event], sweep_id: str) -> Snapshots:
+    """Check one commit of a history, and return what is there after it; ``runs`` are updated in place."""
+    _check_events(before, events)
     try:
         after = replay(events) if before is None else _applied(before, events)
     except (SweepstateError, LookupError, AttributeError, TypeError) as error:
+        if before is not None:
+            _follow(before, events)  # the law that it breaks says more than that it cannot be replayed
         raise LawViolation(6, f"the history cannot be replayed at {events[0]}: {error}") from error
     version = 0 if before is None else before.sweep.version
     changed = tuple(after.runs.values())
     _check_commit(before, Change(sweep_id, version, after.sweep, changed, tuple(events)), replays=False)
-    runs = dict[int, RunState]() if before is None else before.runs
-    assert isinstance(runs, dict)
     runs.update(after.runs)
     return Snapshots(after.sweep, runs)
 

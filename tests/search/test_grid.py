@@ -12,25 +12,15 @@ from enum import IntEnum
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sweepstate.core.errors import InvalidValue
 from sweepstate.core.questions import Exhausted
 from sweepstate.core.values import MAX_BITS, FrozenDict, freeze
+from sweepstate.search.distributions import Uniform
 from sweepstate.search.grid import Grid
-from sweepstate.search.random import Uniform
-
-unhurried = settings(deadline=None)
-
-
-def typed(value: object) -> str:
-    """Return a text that differs whenever type or value differ; lists and tuples are the same, NaN equals itself."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(sorted(f"{name!r}={typed(item)}" for name, item in value.items())) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(typed, value)) + "]"
-    return f"{type(value).__name__}:{value!r}"
+from tests.search.strategies import damage, typed, unhurried
 
 
 def points(space: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -527,27 +517,6 @@ def test_a_size_that_could_not_be_stored_is_refused_in_settings_too() -> None:
     with pytest.raises(InvalidValue, match="points") as caught:
         Grid.from_settings({"space": entries})
     assert caught.value.field == "settings.space"
-
-
-junk = st.recursive(
-    scalars | st.just(2**5000) | st.binary(max_size=1),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2) | st.integers(), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-def damage(data: Any, where: st.DataObject) -> Any:
-    """Return plain data with one part of it replaced, removed or added."""
-    if isinstance(data, dict) and data and where.draw(st.booleans()):
-        key = where.draw(st.sampled_from(sorted(data)))
-        return {**data, key: damage(data[key], where)}
-    if isinstance(data, list) and data and where.draw(st.booleans()):
-        place = where.draw(st.integers(0, len(data) - 1))
-        return [*data[:place], damage(data[place], where), *data[place + 1 :]]
-    if isinstance(data, dict) and data and where.draw(st.booleans()):
-        key = where.draw(st.sampled_from(sorted(data)))
-        return {name: item for name, item in data.items() if name != key}
-    return where.draw(junk)
 
 
 @unhurried

@@ -12,7 +12,7 @@ from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 import attrs
 
-from ..questions import Question
+from ..questions import Exhausted, LastHeard, Proposal, Question, Runs, Wait
 from ..state import SweepState
 from .draft import Change, Decision, Draft, Silence, drive
 from .handing import Idle, IdleReason, next_run
@@ -87,10 +87,16 @@ __all__ = [
     "Decision",
     "Draft",
     "End",
+    "Exhausted",
     "Idle",
     "IdleReason",
+    "LastHeard",
+    "Proposal",
+    "Question",
+    "Runs",
     "Sign",
     "Silence",
+    "Wait",
     "complete",
     "create",
     "decide",

@@ -88,11 +88,11 @@ class Draft:
     __slots__ = ("_changed", "_known", "_silences", "_version", "actor", "at", "base", "events", "reason", "sweep")
 
     def __init__(self, base: SweepState, now: float, reason: str | None = None, actor: str | None = None) -> None:
-        self.base = base
-        self.sweep = unpublished(base)
-        self.at = base.at if now < base.at else now
-        self.reason = reason
-        self.actor = actor
+        self.base: SweepState = base
+        self.sweep: SweepState = unpublished(base)
+        self.at: float = base.at if now < base.at else now
+        self.reason: str | None = reason
+        self.actor: str | None = actor
         self.events: list[Event] = []
         self._version = base.version + 1
         self._known: dict[int, RunState] = {}
@@ -111,9 +111,10 @@ class Draft:
     def record(self, kind: Callable[..., RunEvent], run: RunState, attempt: int, *fields: object) -> None:
         """Record an event of a run that this draft has returned; ``fields`` are those after the attempt."""
         sweep = self.sweep
-        event = kind(sweep.events + 1, self._version, self.at, self.reason, self.actor, run.index, attempt, *fields)
+        index = run.index
+        event = kind(sweep.events + 1, self._version, self.at, self.reason, self.actor, index, attempt, *fields)
         apply(sweep, run, event)
-        self._changed[run.index] = run
+        self._changed[index] = run
         self.events.append(event)
 
     def create(self, config: FrozenDict, agent: str, request_id: str | None, *, attached: bool) -> RunState:
@@ -163,6 +164,10 @@ class Draft:
         if not rows or rows[0].index != index:
             raise RunNotFound(self.sweep.id, index, self.sweep.created)
         return self._own(rows[0])
+
+    def tell(self, run: RunState) -> None:
+        """Answer beforehand what the decision is going to ask: a run, read after the sweep's snapshot was."""
+        self._known[run.index] = unpublished(run)
 
     def _own(self, run: RunState) -> RunState:
         """Return the private copy of a run."""

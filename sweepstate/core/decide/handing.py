@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Literal, final
 
 import attrs
 
@@ -11,11 +12,12 @@ from ..lifecycle import RunRow
 from ..questions import Exhausted, Proposal, Queued, Requested, Wait
 from ..state import Completion, RunState
 from ..status import RunStatus, SweepStatus, Word
-from ..values import FrozenDict
+from ..values import FrozenDict, freeze_mapping
 from .draft import Decision, Draft
 from .settle import complete_search, next_in_backlog, settle
 
 _QUEUED: Final = Queued()
+_RUNNING: Final = SweepStatus.RUNNING  # looking it up in the enum costs more than comparing with it
 
 
 class IdleReason(Word):
@@ -30,6 +32,7 @@ class IdleReason(Word):
     STALLED = "stalled"
 
 
+@final
 @attrs.frozen
 class Idle:
     """There is nothing to hand out. It is falsy.
@@ -43,7 +46,7 @@ class Idle:
 
     reason: IdleReason
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> Literal[False]:
         return False
 
     def __str__(self) -> str:
@@ -88,23 +91,25 @@ def next_run(
                 draft.record(RunStarted, run, run.attempt, None, False)
             return run
     sweep = draft.sweep
-    if sweep.limits.time_limit is not None:
+    limits = sweep.limits
+    if limits.time_limit is not None:
         yield from settle(draft)  # handing out needs a sweep whose time is not over
-    if sweep.status is not SweepStatus.RUNNING:
+    if sweep.status is not _RUNNING:
         return _IDLE_IN[sweep.status]
     run = (yield from _next_again(draft)) if sweep.pending or sweep.backlog else None
     if run is None and sweep.complete:
         return (yield from _nothing_more(draft))
-    if sweep.limits.max_active is not None and sweep.leased >= sweep.limits.max_active:
+    if limits.max_active is not None and sweep.leased >= limits.max_active:
         return Idle(IdleReason.AT_CAPACITY)
     if run is None:
-        answer: FrozenDict | Wait | Exhausted = yield Proposal(sweep.created)
+        answer: FrozenDict | Mapping[str, object] | Wait | Exhausted = yield Proposal(sweep.created)
         if isinstance(answer, Wait):
             return Idle(IdleReason.STALLED if sweep.drained else IdleReason.WAITING)
         if isinstance(answer, Exhausted):
             yield from complete_search(draft, Completion.EXHAUSTED)
             return (yield from _nothing_more(draft))
-        run = draft.create(answer, agent, request_id, attached=attached)
+        config = answer if type(answer) is FrozenDict else freeze_mapping(answer, "config")
+        run = draft.create(config, agent, request_id, attached=attached)
     else:
         if run.status is not RunStatus.PENDING:
             draft.record(RunRequeued, run, run.attempt + 1, Requeue.BACKLOG, Fate.KEPT)

@@ -28,7 +28,7 @@ from ..values import EMPTY, FrozenDict
 from .draft import Decision, Draft
 from .orders import order_for
 from .run import run_id
-from .settle import complete_search, requeue, settle
+from .settle import complete_search, kill, requeue, settle, unsettled
 
 
 @attrs.frozen
@@ -57,6 +57,14 @@ class Answer(Word):
     STOP = "stop"
     KILL = "kill"
 
+
+# Looking a member up in its enum costs more than comparing with it: here are those that every run's end meets.
+_RUNNING: Final = RunStatus.RUNNING
+_CRASHED: Final = RunStatus.CRASHED
+_KILLED: Final = RunStatus.KILLED
+_LOST: Final = RunRow.LOST
+_PLAIN: Final = Manner.PLAIN
+_GONE: Final = Fate.GONE
 
 _CAUSE: Final = {
     RunTrigger.FINISH: Cause.SUCCESS,
@@ -88,22 +96,30 @@ def start(
     _check_attempt(run, attempt)
     row = run.row
     cell = RUN[row][RunTrigger.START]
-    error = refusal(run.status, RunTrigger.START, held=run.held, lost=row is RunRow.LOST, id=run_id(draft, run))
-    common = (error.subject, error.id, error.status, error.asked, error.allowed)
     if attempt < run.attempt:
-        raise StaleAttempt(*common, "drop it: the run was handed on", attempt, run.attempt)
+        remedy = "drop it: the run was handed on"
+        raise StaleAttempt(*_refused_start(draft, run), remedy, attempt, run.attempt)
     if cell is Mark.REFUSED:
-        raise error
+        raise refusal(run.status, RunTrigger.START, held=run.held, lost=row is RunRow.LOST, id=run_id(draft, run))
     lease = _lease(run)
     if isinstance(cell, Mark):
         if lease.execution != execution:
-            raise AlreadyStarted(*common, "do not execute it twice", execution, lease.execution)
+            remedy = "do not execute it twice"
+            raise AlreadyStarted(*_refused_start(draft, run), remedy, execution, lease.execution)
         if not heartbeats or lease.beats:
             return
         draft.record(HeartbeatsPromised, run, attempt)
     else:
         draft.record(RunStarted, run, attempt, execution, heartbeats)
-    yield from settle(draft)
+    if unsettled(draft.sweep):
+        yield from settle(draft)
+
+
+def _refused_start(draft: Draft, run: RunState) -> tuple[str, str, str, str, tuple[str, ...]]:
+    """Return what every refusal of a start says."""
+    lost = run.row is RunRow.LOST
+    error = refusal(run.status, RunTrigger.START, held=run.held, lost=lost, id=run_id(draft, run))
+    return error.subject, error.id, error.status, error.asked, error.allowed
 
 
 def end(draft: Draft, index: int, attempt: int, execution: str | None, report: End) -> Decision[None]:
@@ -129,41 +145,40 @@ def end(draft: Draft, index: int, attempt: int, execution: str | None, report: E
         _too_late(draft, run, attempt, execution, report)
     elif _end_current(draft, run, execution, report):
         yield from complete_search(draft, Completion.TARGET)
-    if draft.events:
+    if draft.events and unsettled(draft.sweep):
         yield from settle(draft)
 
 
 def _end_current(draft: Draft, run: RunState, execution: str | None, report: End) -> bool:
     """Decide what the end of the current attempt means, by the tables; return whether it reached the target."""
     row = run.row
-    if row is RunRow.LOST and draft.sweep.status is SweepStatus.CANCELLED:
+    if row is _LOST and draft.sweep.status is SweepStatus.CANCELLED:
         row = RunRow.CRASHED  # after a cancel no run's status changes
     manner = manner_of(run)
     trigger = ENDING[report.how][manner]
     cell = RUN[row][trigger]
-    if cell is Mark.REFUSED:
+    if not isinstance(cell, Mark):
+        if cell is not RunStatus.PENDING:
+            cause = Cause.STOPPED if manner is Manner.ASKED and trigger is RunTrigger.KILL else _CAUSE[trigger]
+            return give_verdict(draft, run, cell, cause, _GONE, report)
+        preempt(draft, run, _GONE)
+    elif cell is Mark.REFUSED:
         raise refusal(run.status, trigger, held=run.held, lost=row is RunRow.LOST, id=run_id(draft, run))
-    if cell is Mark.RECORDED:
+    elif cell is Mark.RECORDED:
         _too_late(draft, run, run.attempt, execution, report)
-    elif isinstance(cell, Mark):
-        if run.lease is not None:  # the verdict stands, and now its execution is known to be gone
-            draft.record(LeaseEnded, run, run.attempt, Fate.GONE)
-    elif cell is RunStatus.PENDING:
-        preempt(draft, run, Fate.GONE)
-    else:
-        cause = Cause.STOPPED if trigger is RunTrigger.KILL and manner is Manner.ASKED else _CAUSE[trigger]
-        return give_verdict(draft, run, cell, cause, Fate.GONE, report)
+    elif run.held:  # the verdict stands, and now its execution is known to be gone
+        draft.record(LeaseEnded, run, run.attempt, _GONE)
     return False
 
 
 def manner_of(run: RunState) -> Manner:
     """Return what is going on with a run; nothing, unless it is RUNNING."""
     lease = run.lease
-    if run.status is not RunStatus.RUNNING or lease is None:
-        return Manner.PLAIN
+    if lease is None or run.status is not _RUNNING:
+        return _PLAIN
     if lease.stop_at is not None:
         return Manner.ASKED
-    return Manner.PREEMPTING if lease.preempting else Manner.PLAIN
+    return Manner.PREEMPTING if lease.preempting else _PLAIN
 
 
 def preempt(draft: Draft, run: RunState, fate: Fate) -> None:
@@ -182,9 +197,9 @@ def give_verdict(draft: Draft, run: RunState, status: RunStatus, cause: Cause, f
     A late end that corrects a presumption of loss is neither retried nor counted.
     """
     sweep = draft.sweep
-    corrects = run.status is RunStatus.CRASHED
+    corrects = run.status is _CRASHED
     again = status in FAILURES and not corrects and sweep.requeues and _retries_left(draft, run, status)
-    counts = not (again or corrects or status is RunStatus.KILLED) and run.counted_in != sweep.reopened
+    counts = not (again or corrects or status is _KILLED) and run.counted_in != sweep.reopened
     draft.record(
         RunEnded,
         run,
@@ -279,10 +294,11 @@ def release(draft: Draft, index: int, attempt: int, *, begun: bool = False) -> D
         return
     row = run.row
     if row is RunRow.RUNNING and not begun:
-        error = refusal(run.status, RunTrigger.START, id=run_id(draft, run))
         remedy = "it has begun; report its end, or mark it as preempting first"
-        raise IllegalTransition("run", error.id, error.status, "release", error.allowed, remedy)
-    if row is RunRow.HELD or row is RunRow.RUNNING:
+        raise IllegalTransition("run", run_id(draft, run), row, "release", ("fail", "finish", "mark_preempting"), remedy)
+    if manner_of(run) is Manner.ASKED:
+        kill(draft, run, Cause.STOPPED, Fate.GONE)  # giving it back does not undo that somebody stopped it
+    elif row is RunRow.HELD or row is RunRow.RUNNING:
         requeue(draft, run, Requeue.RELEASED, Fate.GONE)
     else:
         draft.record(LeaseEnded, run, attempt, Fate.GONE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import IllegalTransition
 from ..events import Fate, Requeue, RunRequeued, StopRequested
-from ..lifecycle import ACTIVE_ROWS, RETRYABLE, RunRow, RunTrigger, refusal
+from ..lifecycle import ACTIVE_ROWS, RETRYABLE, RunRow
 from ..state import RunState
 from ..status import Cause
 from .draft import Decision, Draft, expect
@@ -64,11 +64,8 @@ def retry_run(draft: Draft, index: int, if_version: int | None = None) -> Decisi
     if row is RunRow.QUEUED:
         return
     if run.status not in RETRYABLE:
-        error = refusal(run.status, RunTrigger.REQUEUE, held=True, id=run_id(draft, run))
-        raise IllegalTransition("run", error.id, error.status, "retry", error.allowed, _NO_RETRY[row in ACTIVE_ROWS])
+        remedy = "it is in somebody's hands; kill it first" if row in ACTIVE_ROWS else "it finished; nothing is to be repeated"
+        raise IllegalTransition("run", run_id(draft, run), row, "retry", ("kill", "stop"), remedy)
     check_accepts_retry(draft.sweep)
     draft.record(RunRequeued, run, run.attempt + 1, Requeue.PERSON, Fate.KEPT)
     yield from settle(draft)
-
-
-_NO_RETRY = {True: "it is in somebody's hands; kill it first", False: "it finished; there is nothing to repeat"}

@@ -11,6 +11,7 @@ from ..status import Cause, RunStatus, SweepStatus
 from .draft import Decision, Draft
 
 _PENDING = InStatus(frozenset({RunStatus.PENDING}))
+_RUNNING = SweepStatus.RUNNING
 
 
 def move_sweep(draft: Draft, trigger: SweepTrigger) -> Decision[bool]:
@@ -89,6 +90,16 @@ def next_in_backlog(draft: Draft) -> Decision[RunState | None]:
 def wanted(wish: Backlog) -> InStatus:
     """Return the query for the runs of a wish; its cursor comes separately."""
     return InStatus(frozenset(wish.statuses), wish.withdrawn, wish.version)
+
+
+def unsettled(sweep: SweepState) -> bool:
+    """Return whether ``settle`` may have anything to do: mostly not, and asking costs less than a generator."""
+    if sweep.status is not _RUNNING:
+        return False
+    limits = sweep.limits
+    if limits.failure is not None or limits.time_limit is not None:
+        return True
+    return not (sweep.pending or sweep.running) and sweep.complete
 
 
 def settle(draft: Draft) -> Decision[None]:

@@ -13,7 +13,7 @@ from ..limits import Limits, Objective
 from ..questions import Leased
 from ..state import Completion, SweepState
 from ..status import RunStatus, SweepStatus
-from ..values import FrozenDict, show
+from ..values import FrozenDict, check_collection, show
 from .draft import Change, Decision, Draft, expect
 from .settle import complete_search, move_sweep, settle
 
@@ -54,13 +54,14 @@ def reopen(draft: Draft, statuses: Collection[RunStatus] = (), if_version: int |
         Conflict: the status has changed since ``if_version``.
         InvalidValue: a status cannot be retried.
     """
-    wanted = _retryable(statuses, "retry") if statuses else ()
+    wanted = _retryable(statuses, "retry")
     sweep = draft.sweep
     expect(draft.base, if_version, sweep.status_version)
     if wanted and SWEEP[sweep.status][SweepTrigger.REOPEN] is Mark.SAME:
         error = refusal(sweep.status, SweepTrigger.REOPEN, id=sweep.id)
-        error.remedy = "it is open; use retry() for runs that ended"
-        raise error
+        options = tuple(option for option in error.allowed if option != SweepTrigger.REOPEN)
+        asked = "retry runs by reopening"
+        raise IllegalTransition("sweep", sweep.id, sweep.status, asked, (*options, "retry"), "it is open; retry() them")
     if (yield from move_sweep(draft, SweepTrigger.REOPEN)):
         draft.note(BacklogAdded, wanted, True)
         yield from settle(draft)
@@ -87,8 +88,8 @@ def _retryable(statuses: Collection[RunStatus], field: str) -> tuple[RunStatus, 
     names = ", ".join(sorted(RETRYABLE))
     if isinstance(statuses, str):
         raise InvalidValue(field, f"must be a set of statuses, not {show(statuses)}", f"e.g. {{RunStatus.{statuses}}}")
-    for status in statuses:
-        if status not in RETRYABLE:
+    for status in check_collection(statuses, field):
+        if not isinstance(status, str) or status not in RETRYABLE:
             raise InvalidValue(field, f"{show(status)} cannot be retried", f"use {names}")
     return tuple(sorted({RunStatus(status) for status in statuses}))
 

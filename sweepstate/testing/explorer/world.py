@@ -3,9 +3,9 @@
 A ``World`` is what a storage, its heartbeats and a clock hold together, as plain
 tuples. An ``Abstraction`` gives each world a key, so that endlessly many worlds
 become finitely many states. Two worlds of one key have the same future: every
-move is refused in both or in neither, and leads to worlds of one key again. The
-argument, field by field, is that whatever the key leaves out is either derived
-from what it has, or never read by a decision again:
+move leads both to worlds of one key again (and leaves both where they are, if it
+is refused). The argument, field by field, is that whatever the key leaves out is
+either derived from what it has, or never read by a decision again:
 
 - *Numbers.* The number of the last event and the versions are only counted on.
   A version is compared with another in one place, where a wish of the backlog
@@ -34,12 +34,19 @@ from what it has, or never read by a decision again:
   rule's tallies are kept if there is a rule; a run adds to them once for each
   reopening, so they are bounded by the runs. The number of reopenings is only
   compared with the one in which a run was counted.
+- *Deliberate ends.* Only ``reopen`` leads out of them, and it clears what a
+  person or a target decided, the tallies and the time that was used; the
+  backlog was dropped when they began. So they have none of these.
 - *Evidence.* Configurations, messages, metrics, causes (but for *withdrawn*,
   which reopening asks for), the best run, and which attempts reported too late
   are written and never read by a decision. That evidence is kept once for each
   attempt is checked by sending every report twice.
 
 A test takes pairs of different worlds with one key and compares all their moves.
+
+What this does not give: laws are checked on the world that reached a state
+first. A mistake in what the key leaves out, and that no decision reads again
+(a message, the best run), is seen only if that world shows it.
 """
 
 from __future__ import annotations
@@ -49,11 +56,12 @@ from typing import Any, Final, NamedTuple
 
 import attrs
 
-from ...core.limits import FailureRule, Limits
-from ...core.questions import Due, Exhausted, LastHeard, Proposal, Question, Runs, Silent, Wait
+from ...core.lifecycle import REVIVABLE
+from ...core.limits import Limits
+from ...core.questions import Due, Exhausted, LastHeard, Question, Runs, Silent, Wait
 from ...core.state import Lease, RunState, SweepState, changed
 from ...core.status import Cause, RunStatus
-from ...core.values import FrozenDict
+from ...core.values import EMPTY, FrozenDict
 
 #: Every duration of the limits, and each step of the clock.
 UNIT: Final = 1.0
@@ -84,16 +92,15 @@ class Answers:
     """Answers the questions of decisions from a world.
 
     Attributes:
-        proposal: what the search answers.
-        asked: whether the search was asked.
+        proposal: what the search answers, up to its last run; behind that it is exhausted.
     """
 
-    __slots__ = ("_world", "asked", "proposal")
+    __slots__ = ("_bound", "_world", "proposal")
 
-    def __init__(self, world: World, proposal: FrozenDict | Wait | Exhausted) -> None:
+    def __init__(self, world: World, bound: int, proposal: FrozenDict | Wait | Exhausted = EMPTY) -> None:
         self._world = world
+        self._bound = bound
         self.proposal = proposal
-        self.asked = False
 
     def __call__(self, question: Question) -> object:
         """Return the answer that a storage or a search would give."""
@@ -101,8 +108,8 @@ class Answers:
             return self._runs(question)
         if isinstance(question, LastHeard):
             return [last_heard(self._world, index, attempt) for index, attempt in question.leases]
-        assert isinstance(question, Proposal)
-        self.asked = True
+        if question.index >= self._bound and isinstance(self.proposal, FrozenDict):
+            return Exhausted()
         return self.proposal
 
     def _runs(self, question: Runs) -> list[RunState]:
@@ -111,15 +118,14 @@ class Answers:
             due = [(run.due_at, run.index) for run in runs if run.due_at is not None and run.due_at <= query.at]
             return [runs[index] for _, index in sorted(due)[: question.limit]]
         if isinstance(query, Silent):
-            silent = [(self._heard(run), run.index) for run in runs if query.watches(run)]
+            silent = [(self._heard(run, run.lease), run.index) for run in runs if run.lease and query.watches(run)]
             return [runs[index] for heard, index in sorted(silent)[: question.limit] if heard <= query.since]
         after = question.after
         return [run for run in runs if run.index > after and query.matches(run)][: question.limit]
 
-    def _heard(self, run: RunState) -> float:
-        assert run.lease is not None
-        heard = last_heard(self._world, run.index, run.lease.attempt)
-        return run.lease.since if heard is None else max(heard, run.lease.since)
+    def _heard(self, run: RunState, lease: Lease) -> float:
+        heard = last_heard(self._world, run.index, lease.attempt)
+        return lease.since if heard is None else max(heard, lease.since)
 
 
 def last_heard(world: World, index: int, attempt: int) -> float | None:
@@ -133,8 +139,9 @@ def quantised(limits: Limits) -> Limits:
     changes: dict[str, Any] = {name: UNIT for name in _DURATIONS if getattr(limits, name)}
     if limits.time_limit is not None:
         changes["time_limit"] = TIME_LIMIT
-    if limits.failure.within is not None:
-        changes["failure"] = attrs.evolve(limits.failure, within=(limits.failure.within[0], UNIT))
+    rule = limits.failure
+    if rule is not None and rule.within is not None:
+        changes["failure"] = attrs.evolve(rule, within=(rule.within[0], UNIT))
     return attrs.evolve(limits, **changes)
 
 
@@ -148,10 +155,10 @@ class Abstraction:
     """
 
     def __init__(self, limits: Sequence[Limits], *, attempts: bool, symmetric: bool) -> None:
-        rules = [each.failure for each in limits]
+        rules = [each.failure for each in limits if each.failure is not None]
         self._numbered = attempts
         self._symmetric = symmetric
-        self._counted = any(rule != FailureRule() for rule in rules)
+        self._counted = bool(rules)
         self._streak = any(rule.streak is not None for rule in rules)
         self._rate = any(rule.rate is not None for rule in rules)
         self._early = max((rule.within[1] for rule in rules if rule.within is not None), default=None)
@@ -165,23 +172,26 @@ class Abstraction:
         sweep, now = world.sweep, world.now
         runs = world.runs
         wishes = [wish for wish in sweep.backlog if any(wish.wants(run) for run in runs)]
+        reopened = sweep.reopened if self._counted and sweep.status in REVIVABLE else -2
         parts: list[int] = []
         name = self._names
         for run, beat in zip(runs, world.beats, strict=True):
             wanted = tuple(wish.wants(run) for wish in wishes) if wishes else ()
-            part = self.run(run, beat, now, sweep.reopened, wanted)
+            part = self.run(run, beat, now, reopened, wanted)
             parts.append(name.setdefault(part, len(name) + 1))
         if self._symmetric:
             parts.sort()
         whole = self.sweep(world, tuple((wish.statuses, wish.withdrawn, wish.cursor >= 0) for wish in wishes))
         key = name.setdefault(whole, len(name) + 1)
-        for part in parts:
-            key = key << _BITS | part
+        for part_name in parts:
+            key = key << _BITS | part_name
         return key
 
     def sweep(self, world: World, wishes: tuple[object, ...]) -> tuple[object, ...]:
         """Return what the key has of the sweep itself."""
         sweep, now = world.sweep, world.now
+        if sweep.status not in REVIVABLE:
+            return (sweep.status, sweep.exhausted, sweep.limits if self._several else None)
         limit = self._time_limit
         return (
             sweep.status,
@@ -215,7 +225,7 @@ class Abstraction:
             status,
             run.attempt if self._numbered else None,
             (run.preemptions, run.failed_retries, run.crashed_retries) if active and not asked else None,
-            self._counted and run.counted_in == reopened,
+            run.counted_in == reopened,
             run.cause is Cause.WITHDRAWN,
             wanted,
             None if lease is None else self._lease(run, lease, heard, now),
