@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from .core import decide as core
 from .core.decide import Change
-from .core.errors import AgentError, SweepstateError
+from .core.errors import AgentError
 from .core.events import OrderKind, RunEnded
 from .core.questions import Leased
 from .core.state import RunState
@@ -17,7 +17,7 @@ from .core.status import SweepStatus
 from .core.values import describe_error
 from .hooks import ORDERS, Agent, Order
 from .run import Run
-from .shell import Shell
+from .shell import Shell, log_ignored
 
 _T = TypeVar("_T")
 
@@ -47,7 +47,7 @@ class Pump:
         self._budget = 0
 
     def committed(self, change: Change) -> None:
-        """Act on a commit: an edge. No error of the agent or the search reaches this caller; tick will meet it again."""
+        """Act on a commit: an edge. No error of a hook reaches this caller; the next tick meets it again."""
         self._concerned.extend(run.index for run in change.runs)
         # Where nothing bounds the slots, a run that ended makes room for one other, and no more.
         bounded = change.sweep.limits.max_active is not None
@@ -87,10 +87,12 @@ class Pump:
                 break  # whoever holds it looks again before leaving
             try:
                 self._work()
-            except SweepstateError:
+            except Exception as error:
                 if raising:
                     raise
-                break  # the caller's own commit has succeeded; the next tick meets this again
+                # The caller's own commit has succeeded; the next tick meets this again.
+                log_ignored(self._agent, error)
+                break
             finally:
                 failures += self._failures
                 self._failures.clear()
@@ -127,7 +129,7 @@ class Pump:
         self._delivered[index] = mark
         try:
             getattr(self._agent, order.kind.value)(order)
-        except Exception as error:  # noqa: BLE001 - an agent's error is an event, never the caller's problem
+        except Exception as error:
             message = describe_error(error)[:10_000].encode(errors="replace").decode()
             self._failures.append(f"{order.kind.value} {order.run!r}: {message}")
             shell.commit(None, None, core.order_failed, index, order.attempt, order.kind, message)

@@ -226,8 +226,10 @@ class Run:
         """
         execution = self.execution if execution is None else check_text(execution, "execution", most=1_000)
         promised = heartbeats and self._shell.heartbeats is not None
+        self.execution = (
+            execution  # also if it is refused: what this handle reports then is of an execution without a say
+        )
         events = self._report(core.start, self.index, self.attempt, execution, heartbeats=promised)
-        self.execution = execution
         self._mine = self._mine or bool(events)
         return events
 
@@ -310,7 +312,9 @@ class Run:
         """
         return self._end(End(Exit.INTERRUPT, _describe(message), None, 2))
 
-    def exited(self, returncode: int, message: str = "", metrics: Mapping[str, float] | None = None) -> tuple[Event, ...]:
+    def exited(
+        self, returncode: int, message: str = "", metrics: Mapping[str, float] | None = None
+    ) -> tuple[Event, ...]:
         """Report how a process ended, by the return code that ``subprocess`` gives.
 
         Args:
@@ -448,7 +452,7 @@ class Run:
         self.__enter__()
         try:
             result = function(self)
-        except Exception as error:  # noqa: BLE001 - it is the run's error, and recorded as such
+        except Exception as error:
             if not self._over:
                 self.fail(error)
         except BaseException as error:
@@ -555,7 +559,7 @@ class Run:
         return (_rebuild, (self._shell, self._state, self.attempt, self.execution, self._mine))
 
 
-def _rebuild(shell: Shell, state: RunState, attempt: int, execution: str | None, mine: bool) -> Run:
+def _rebuild(shell: Shell, state: RunState, attempt: int, execution: str | None, mine: bool) -> Run:  # noqa: FBT001 - called by pickle
     run = Run(shell, state, attempt, execution, mine=mine)
     run.entered = True
     return run
@@ -576,7 +580,12 @@ def read_token(token: str) -> tuple[str, int, int, str | None]:
         case [str() as sweep_id, int() as index, int() as attempt, (str() | None) as execution]:
             if execution is not None:
                 check_text(execution, "token.execution", most=1_000)
-            return sweep_id, check_count(index, "token.index"), check_count(attempt, "token.attempt", least=1), execution
+            return (
+                sweep_id,
+                check_count(index, "token.index"),
+                check_count(attempt, "token.attempt", least=1),
+                execution,
+            )
         case _:
             raise InvalidValue("token", f"{show(token)} is no run's token", "pass on run.token as it is")
 

@@ -64,7 +64,7 @@ class Shell:
         self.state: SweepState
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle what another process can use: not the agent, nor the listeners, nor a search that is not plain data."""
+        """Pickle what another process can use: no agent, no listeners, and no search that is not plain data."""
         kept = dict(self.__dict__, agent=None, listeners=[], on_listener_error=None, on_commit=None)
         if self.state.search is None:
             kept["search"] = None
@@ -135,7 +135,7 @@ class Shell:
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> tuple[_T, Change | None]:
-        """Do what ``commit`` does, for what was checked already; reading beforehand the run it is about saves a question."""
+        """Do what ``commit`` does, for what was checked already; the run it is about is read beforehand."""
         storage, sweep_id = self.storage, self.sweep_id
         while True:
             draft = Draft(storage.sweep(sweep_id), self.now(), reason, actor)
@@ -160,9 +160,7 @@ class Shell:
             return False
         return True
 
-    def hand_out(
-        self, agent: str, request_id: str | None, *, attached: bool, begin: bool
-    ) -> RunState | core.Idle:
+    def hand_out(self, agent: str, request_id: str | None, *, attached: bool, begin: bool) -> RunState | core.Idle:
         """Hand out a run. A proposal that met a Conflict is used again while its index is free.
 
         Raises:
@@ -229,13 +227,13 @@ class Shell:
         """Tell one listener; its error never reaches somebody else's call (trio isolates instruments so)."""
         try:
             listener(event)
-        except Exception as error:  # noqa: BLE001 - whatever a listener raises is its own
+        except Exception as error:
             if self.on_listener_error is None:
                 log_ignored(listener, error)
                 return
             try:
                 self.on_listener_error(listener, event, error)
-            except Exception as second:  # noqa: BLE001
+            except Exception as second:
                 log_ignored(self.on_listener_error, second)
 
 
@@ -294,7 +292,9 @@ class _Proposer:
         search = shell.search
         if search is None:
             remedy = "pass it to Sweep.open(..., search=...)"
-            raise SearchMissing(shell.sweep_id, index, f"a new run needs the search, which is not stored as data; {remedy}")
+            raise SearchMissing(
+                shell.sweep_id, index, f"a new run needs the search, which is not stored as data; {remedy}"
+            )
         try:
             answer = search.propose(index, VerdictHistory(shell))
         except SweepstateError:
@@ -314,7 +314,7 @@ class _Proposer:
         if discard is not None:
             try:
                 discard(self._index, config)
-            except Exception as error:  # noqa: BLE001 - what was handed out instead is committed, and must reach its caller
+            except Exception as error:
                 log_ignored(self._shell.search, error)
 
 

@@ -90,7 +90,7 @@ class Sweep:
         self,
         search: Search,
         *,
-        id: str | None = None,  # noqa: A002 - the word its users expect
+        id: str | None = None,
         storage: Storage | None = None,
         agent: Agent | None = None,
         limits: Limits | None = None,
@@ -142,7 +142,7 @@ class Sweep:
     @classmethod
     def open(
         cls,
-        id: str,  # noqa: A002
+        id: str,
         *,
         storage: Storage,
         search: Search | None = None,
@@ -546,8 +546,7 @@ class Sweep:
         It returns rather than waits. A run that was yielded and never entered is given back when the
         loop is left by ``break`` or an exception.
         """
-        while run := self._claim("worker", None, begin=True):
-            assert isinstance(run, Run)
+        while not isinstance(run := self._claim("worker", None, begin=True), Idle):
             try:
                 yield run
             except GeneratorExit:

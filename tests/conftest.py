@@ -29,7 +29,7 @@ settings.register_profile(
     "deep",
     parent=settings.get_profile("ci"),
     derandomize=False,
-    max_examples=2_000,
+    max_examples=500,
     stateful_step_count=120,
 )
 settings.load_profile(os.environ.get("SWEEPSTATE_HYPOTHESIS", "ci"))

@@ -151,7 +151,7 @@ def test_the_loop_of_the_readme() -> None:
         (SystemExit(1), STATUS.FAILED, Cause.ERROR, "1", 1),
         (SystemExit(3), STATUS.FAILED, Cause.ERROR, "3", 3),
         (SystemExit("no data"), STATUS.FAILED, Cause.ERROR, "no data", 1),
-        (SystemExit(True), STATUS.FAILED, Cause.ERROR, "True", 1),  # noqa: FBT003 - sys.exit(not ok)
+        (SystemExit(True), STATUS.FAILED, Cause.ERROR, "True", 1),
         (KeyboardInterrupt(), STATUS.KILLED, Cause.KILLED, "KeyboardInterrupt", None),
         (ValueError("loss is NaN"), STATUS.FAILED, Cause.ERROR, "ValueError: loss is NaN", None),
         (GeneratorExit(), STATUS.FAILED, Cause.ERROR, "GeneratorExit: ", None),

@@ -7,6 +7,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any, ClassVar
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -24,7 +25,7 @@ from sweepstate.testing import check_laws
 from tests.support import tables
 from tests.support.model import Crew as CrewModel
 from tests.support.model import Model, RefusedError, Row
-from tests.support.world import Clock, Crew, FlakyStorage, Points, everything, orders
+from tests.support.world import Clock, Crew, FlakyStorage, Points, orders
 
 AGENTS = ("ada", "bob")
 EXECUTIONS = st.sampled_from([None, None, "host-1", "host-2"])
@@ -92,7 +93,7 @@ class WorkersMachine(RuleBasedStateMachine):
 
     def both(self, real: Callable[[], object], model: Callable[[], object]) -> object:
         """Do it to the sweep and to the model: the same answer, or the same refusal, which changes nothing."""
-        before = everything(self.elsewhere)
+        before = self.glance()
         found: object = None
         refused = ""
         try:
@@ -105,7 +106,7 @@ class WorkersMachine(RuleBasedStateMachine):
             _attempt(foreign)
             self.model.crew = crew
         elif refused and refused != "AgentError":
-            assert everything(self.elsewhere) == before, "refused, and yet something changed"
+            assert self.glance() == before, "refused, and yet something changed"
         self.storage.conflicts = 0
         expected: object = None
         meant = ""
@@ -117,6 +118,12 @@ class WorkersMachine(RuleBasedStateMachine):
         self.agree()
         self.laws()
         return found if refused else (found, expected)
+
+    def glance(self) -> tuple[object, ...]:
+        """Return all that is stored: snapshots and events are values."""
+        runs, events = self.storage.runs("s", ByIndex(), limit=1_000), self.storage.events("s", limit=10_000)
+        signs = self.storage.last_heard("s", [(run.index, run.attempt) for run in runs])
+        return self.storage.sweep("s"), tuple(runs), tuple(events), tuple(signs)
 
     def version(self, age: int | None) -> int | None:
         return None if age is None else max(1, self.model.version - age)
@@ -150,6 +157,14 @@ class WorkersMachine(RuleBasedStateMachine):
             lambda: run.start(heartbeats=heartbeats),
             lambda: self.model.start(run.index, run.attempt, execution, heartbeats=heartbeats),
         )
+
+    @rule(target=handles, agent=st.sampled_from(AGENTS), heartbeats=st.booleans())
+    def begin(self, agent: str, *, heartbeats: bool) -> Run | MultipleResults[Run]:
+        """A worker asks, and starts what it gets."""
+        found = self.ask(agent, None)
+        if isinstance(found, Run):
+            self.start(found, found.execution, heartbeats=heartbeats)
+        return found
 
     @rule(run=handles, execution=EXECUTIONS, how=st.sampled_from(tables.EXITS[:4]), metrics=LOSSES)
     def end(self, run: Run, execution: str | None, how: str, metrics: dict[str, float]) -> None:
@@ -251,6 +266,13 @@ class WorkersMachine(RuleBasedStateMachine):
             assert found.next_at == self.model.next_at()
             assert found.more == (found.next_at is not None and found.next_at <= self.clock())
 
+    @rule(looks=st.integers(1, 2))
+    def silence(self, looks: int) -> None:
+        """Nobody is heard for so long that a tick suspects, and a second one gives up."""
+        for seconds in (self.model.limits["heartbeat_timeout"], self.model.limits["suspicion"])[:looks]:
+            self.time_passes(seconds)
+            self.tick()
+
     @rule(waiting=st.booleans(), exhausted=st.booleans())
     def search_says(self, *, waiting: bool, exhausted: bool) -> None:
         self.search.waiting = self.model.waiting = waiting
@@ -304,6 +326,12 @@ class WorkersMachine(RuleBasedStateMachine):
 
     def laws(self) -> None:
         """The laws of the page hold."""
+        check_laws(self.storage, "s")
+
+    def teardown(self) -> None:
+        """Once more by hand, without the laws' own code: replay and recount."""
+        if not hasattr(self, "sweep"):
+            return
         history = list(self.elsewhere.history())
         replayed = replay(history)
         assert replayed.sweep == self.storage.sweep("s")
@@ -313,7 +341,6 @@ class WorkersMachine(RuleBasedStateMachine):
         assert all(one.at <= two.at for one, two in pairwise(history))
         for status, count in replayed.sweep.counts.items():
             assert count == sum(run.status is status for run in replayed.runs.values())
-        check_laws(self.storage, "s")
 
 
 class AttachedMachine(WorkersMachine):
@@ -391,3 +418,4 @@ def shown_model(model: Model, run: Row) -> dict[str, object]:
 
 TestWorkers = WorkersMachine.TestCase
 TestAttached = AttachedMachine.TestCase
+TestWorkers.settings = TestAttached.settings = settings(max_examples=4 * settings().max_examples)

@@ -54,9 +54,7 @@ def test_py_typed_is_shipped() -> None:
     assert resources.files("sweepstate").joinpath("py.typed").is_file()
 
 
-def test_the_only_run_time_dependency_is_attrs(
-    project: dict[str, Any], installed: metadata.Distribution
-) -> None:
+def test_the_only_run_time_dependency_is_attrs(project: dict[str, Any], installed: metadata.Distribution) -> None:
     assert {name_of(line) for line in project["dependencies"]} == RUNTIME
     assert {name_of(line) for line in installed.requires or () if "extra ==" not in line} == RUNTIME
 

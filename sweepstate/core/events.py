@@ -16,7 +16,6 @@ from .status import Cause, RunStatus, SweepStatus, Word
 from .values import EMPTY, FrozenDict
 
 
-
 class Fate(Word):
     """What became of a run's lease."""
 

@@ -121,9 +121,7 @@ def begin(event: ev.Event) -> SweepState:
 
 def new_run(event: ev.RunCreated) -> RunState:
     """Return the unpublished snapshot of a run that is about to be created by ``event``."""
-    return changed(
-        _NEW_RUN, index=event.index, config=event.config, status_version=event.version, created_at=event.at
-    )
+    return changed(_NEW_RUN, index=event.index, config=event.config, status_version=event.version, created_at=event.at)
 
 
 def _subject(sweep: SweepState, runs: dict[int, RunState], event: ev.Event) -> RunState | None:

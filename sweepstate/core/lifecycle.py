@@ -176,7 +176,7 @@ def _run_table() -> dict[RunRow, dict[RunTrigger, RunCell]]:
 
 def _kills() -> dict[SweepStatus, dict[RunRow, Cause]]:
     withdrawn = {RunRow.QUEUED: Cause.WITHDRAWN, RunRow.HELD: Cause.WITHDRAWN}
-    everything = {row: Cause.CANCELLED for row in (RunRow.QUEUED, RunRow.HELD, RunRow.RUNNING)}
+    everything = dict.fromkeys((RunRow.QUEUED, RunRow.HELD, RunRow.RUNNING), Cause.CANCELLED)
     return {
         SweepStatus.RUNNING: {},
         # A pause stops creation: a run that an agent already holds may start.
@@ -254,9 +254,7 @@ def row_of(status: RunStatus, *, held: bool = True, lost: bool = False) -> RunRo
 
 def _targets(cells: Mapping[Any, Any], status: Any) -> dict[Any, Any]:
     """Return the status that follows each trigger that is not refused."""
-    return {
-        trigger: status if isinstance(cell, Mark) else cell for trigger, cell in cells.items() if cell is not _no
-    }
+    return {trigger: status if isinstance(cell, Mark) else cell for trigger, cell in cells.items() if cell is not _no}
 
 
 # `step` is one lookup by the trigger's class, one by status, one by trigger. The status of a plain
@@ -376,7 +374,9 @@ def cell_of(status: Any, trigger: Any, *, held: bool = True, lost: bool = False)
         if isinstance(trigger, RunTrigger):
             return RUN[_ROW_OF[RunStatus(status), bool(held), bool(lost)]][trigger]
     except ValueError:
-        raise InvalidValue("status", f"{show(status)} is none that can {trigger}", "see SweepStatus, RunStatus") from None
+        raise InvalidValue(
+            "status", f"{show(status)} is none that can {trigger}", "see SweepStatus, RunStatus"
+        ) from None
     raise InvalidValue("trigger", f"{show(trigger)} is no trigger", "give a SweepTrigger or a RunTrigger")
 
 

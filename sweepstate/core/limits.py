@@ -12,7 +12,6 @@ from .lifecycle import FAILURES
 from .status import RunStatus
 from .values import EMPTY, FrozenDict, check_count, check_number, check_seconds, check_text, freeze, show
 
-
 # A converter for each limit, by name: so that mypy and pyright know what the constructor takes, and an error names it.
 
 
@@ -62,7 +61,9 @@ def _retries(value: int | Mapping[RunStatus, int]) -> Mapping[RunStatus, int]:
     if isinstance(given, int) and not isinstance(given, bool):
         given = dict.fromkeys(FAILURES, given)
     if not isinstance(given, Mapping):
-        raise InvalidValue("limits.retries", f"must be a count or a mapping, not {show(value)}", "e.g. {RunStatus.CRASHED: 2}")
+        raise InvalidValue(
+            "limits.retries", f"must be a count or a mapping, not {show(value)}", "e.g. {RunStatus.CRASHED: 2}"
+        )
     wanted = cast("Mapping[object, object]", given)
     counts: dict[str, int] = {}
     for status in sorted(wanted, key=show):
@@ -146,7 +147,8 @@ class Limits:
         suspicion: a suspected attempt that is still silent after so much more is lost.
         start_timeout: a worker's run that has not begun after so long is given to somebody else.
         stop_grace: a run that was asked to stop is killed after so long (30, W&B).
-        max_preemptions: how often a run is requeued by preemption; the next one ends in CRASHED (5, W&B's launch agent).
+        max_preemptions: how often a run is requeued by preemption; the next one ends in CRASHED
+            (5, W&B's launch agent).
         retries: how often a run that ended FAILED or CRASHED is requeued by itself: one count for
             both, or a mapping from the status.
         launch_attempts: a run whose agent failed to start it so often is FAILED, not launched.
@@ -234,7 +236,7 @@ class Objective:
 
     def better(self, value: float, than: float | None) -> bool:
         """Return whether ``value`` beats the best so far; NaN beats nothing, and a tie keeps the first."""
-        if value != value:
+        if value != value:  # noqa: PLR0124 - NaN; math.isnan refuses integers that are too large for a float
             return False
         return than is None or (value < than if self.goal == "minimize" else value > than)
 

@@ -45,10 +45,11 @@ def to_dict(value: SweepState | RunState | Event | Limits | Objective) -> dict[s
         InvalidValue: it has no such form; handles have not, their ``state`` has.
     """
     cls: Any = type(value)
-    if _KINDS.get(cls.__name__) is not cls:
+    name: str = cls.__name__
+    if _KINDS.get(name) is not cls:
         remedy = "give a snapshot or an event, such as sweep.state or run.state"
         raise InvalidValue("value", f"{show(value)} has no plain-data form of its own", remedy)
-    return {"format": FORMAT, "kind": cls.__name__, **_writer(cls)(value)}
+    return {"format": FORMAT, "kind": name, **_writer(cls)(value)}
 
 
 def from_dict(data: object, expect: type[T]) -> T:
@@ -76,7 +77,9 @@ def from_dict(data: object, expect: type[T]) -> T:
     return cast(T, _reader(cls)(fields, ""))
 
 
-_KINDS: Final[dict[str, type]] = {cls.__name__: cls for cls in (SweepState, RunState, Limits, FailureRule, Objective)} | EVENTS
+_KINDS: Final[dict[str, type]] = {
+    cls.__name__: cls for cls in (SweepState, RunState, Limits, FailureRule, Objective)
+} | EVENTS
 
 
 @cache

@@ -15,7 +15,6 @@ from .state import RunState
 from .status import Cause, RunStatus
 
 
-
 @attrs.frozen
 class ByIndex:
     """All runs, in index order."""

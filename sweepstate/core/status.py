@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Self, cast
 
 from .errors import UnknownStatus
 from .values import show
 
 
-class Word(str, Enum):
+class Word(StrEnum):
     """A string enum whose members hash as the strings they are.
 
     ``Enum`` hashes by name in Python code; a table lookup would spend most of its time there.
     """
 
     __hash__ = str.__hash__
-    __str__ = str.__str__
-    __format__ = str.__format__  # type: ignore[assignment]
 
 
 class _Status(Word):
@@ -36,7 +34,9 @@ class _Status(Word):
         found = _ALIASES[cls.__name__].get(given.strip().lower()) if isinstance(given, str) else None
         if found is None:
             known = tuple(sorted({*_ALIASES[cls.__name__]}))
-            raise UnknownStatus("status", f"{show(word)} names no {cls.__name__}", "use one of " + ", ".join(known), known)
+            raise UnknownStatus(
+                "status", f"{show(word)} names no {cls.__name__}", "use one of " + ", ".join(known), known
+            )
         return cls(found)
 
 

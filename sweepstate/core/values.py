@@ -67,7 +67,7 @@ def describe_error(error: BaseException) -> str:
     """Return an exception's type and text; also of one whose text cannot be made."""
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - a hostile __str__ must not lose the report that it is part of
+    except Exception:
         return type(error).__name__
 
 
@@ -131,7 +131,9 @@ def _check_text(value: str, field: str) -> str:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise InvalidValue(field, f"has a lone surrogate: {show(value)}", "use text that is valid Unicode") from None
+            raise InvalidValue(
+                field, f"has a lone surrogate: {show(value)}", "use text that is valid Unicode"
+            ) from None
     return value
 
 

@@ -356,7 +356,8 @@ def _find(process: int, key: int) -> MemoryStorage:
 
 
 _ELSEWHERE: Final = (
-    "a MemoryStorage lives in one process, the one that made it, and this is another; use a storage that processes share"
+    "a MemoryStorage lives in one process, the one that made it, and this is another; "
+    "use a storage that processes share"
 )
 
 

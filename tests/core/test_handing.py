@@ -214,7 +214,7 @@ def test_an_idle_is_falsy_and_says_why() -> None:
     world = make(size=0)
     idle = world.sweep.next_run()
     assert isinstance(idle, Idle)
-    assert list(filter(None, [idle])) == []
+    assert not any([idle])
     assert str(idle) == "ended"
     assert idle == Idle(IdleReason.ENDED)
 
@@ -242,9 +242,9 @@ def test_run_cap_is_exact_and_derived() -> None:
     assert world.take().attempt == 2
     world.take()
     assert world.idle() is IdleReason.DRAINING
-    assert world.sweep.state.complete
+    assert world.sweep.refresh().state.complete
     world.sweep.set_limits(run_cap=3)
-    assert not world.sweep.state.complete
+    assert not world.sweep.refresh().state.complete
     assert world.take().index == 2
     assert not [event for event in world.sweep.history() if isinstance(event, SearchCompleted)]
 

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from sweepstate.core.values import MAX_BITS
 from sweepstate.search.distributions import (
-    Choice, IntUniform, LogNormal, LogUniform, Normal, QLogUniform, QNormal, QUniform, Uniform,
+    Choice,
+    IntUniform,
+    LogNormal,
+    LogUniform,
+    Normal,
+    QLogUniform,
+    QNormal,
+    QUniform,
+    Uniform,
 )
 from sweepstate.search.space import Distribution
 

@@ -21,13 +21,32 @@ from hypothesis import strategies as st
 from sweepstate.core.errors import InvalidValue
 from sweepstate.core.values import MAX_BITS
 from sweepstate.search.distributions import (
-    Choice, IntUniform, LogNormal, LogUniform, Normal, QLogUniform, QNormal, QUniform, Uniform,
+    Choice,
+    IntUniform,
+    LogNormal,
+    LogUniform,
+    Normal,
+    QLogUniform,
+    QNormal,
+    QUniform,
+    Uniform,
 )
 from sweepstate.search.random import Random
 from sweepstate.search.space import Distribution
 from tests.search.strategies import (
-    distributions, int_uniforms, log_normals, log_uniforms, normals, q_log_uniforms, q_normals, q_uniforms, typed,
-    unhurried, uniforms, weighted, words,
+    distributions,
+    int_uniforms,
+    log_normals,
+    log_uniforms,
+    normals,
+    q_log_uniforms,
+    q_normals,
+    q_uniforms,
+    typed,
+    unhurried,
+    uniforms,
+    weighted,
+    words,
 )
 
 

@@ -22,7 +22,15 @@ from sweepstate.core.errors import InvalidValue
 from sweepstate.core.questions import Exhausted
 from sweepstate.core.values import MAX_BITS, FrozenDict, freeze
 from sweepstate.search.distributions import (
-    Choice, IntUniform, LogNormal, LogUniform, Normal, QLogUniform, QNormal, QUniform, Uniform,
+    Choice,
+    IntUniform,
+    LogNormal,
+    LogUniform,
+    Normal,
+    QLogUniform,
+    QNormal,
+    QUniform,
+    Uniform,
 )
 from sweepstate.search.random import Random
 from sweepstate.search.space import Distribution

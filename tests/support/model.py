@@ -513,7 +513,7 @@ class Model:
         if cell == ".":
             self.too_late(run, run.attempt, execution)
         elif cell == "=":
-            if lease is not None:
+            if run.held:
                 run.lease = None
                 self.note(run)
         elif cell == "PENDING, queued":

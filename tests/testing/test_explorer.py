@@ -51,7 +51,10 @@ UNASKED: Final[frozenset[Cell]] = frozenset(
         ("SWEEP", "CRASHED", "finish"),
     }
 )
+#: Executions do not say who they are, and only workers ask.
 SMALL: Final[dict[str, Any]] = {"executions": False, "attached": False}
+#: And runs are retried one by one only.
+BRIEF: Final[dict[str, Any]] = {**SMALL, "retries": ()}
 
 # One run, everything that can happen to it: limits, what else is given, states, transitions.
 ONE_RUN: Final[dict[str, tuple[Limits, dict[str, Any], int, int]]] = {
@@ -60,17 +63,17 @@ ONE_RUN: Final[dict[str, tuple[Limits, dict[str, Any], int, int]]] = {
     "retries": (Limits(max_preemptions=0, launch_attempts=1, retries={CRASHED: 1}), SMALL, 1581, 22680),
     "early failures": (
         Limits(max_preemptions=0, launch_attempts=1, failure=FailureRule(rate=(0.5, 1), within=(1, 60.0))),
-        SMALL,
-        2786,
-        39084,
+        BRIEF,
+        2260,
+        30102,
     ),
-    "time limit": (Limits(max_preemptions=0, launch_attempts=1, time_limit=3600.0), SMALL, 3131, 45470),
-    "target": (Limits(max_preemptions=0, launch_attempts=2), {"objective": LOSS}, 2348, 37286),
+    "time limit": (Limits(max_preemptions=0, launch_attempts=1, time_limit=3600.0), BRIEF, 2177, 29757),
+    "target": (Limits(max_preemptions=0, launch_attempts=2), {**BRIEF, "objective": LOSS}, 995, 13651),
     "limits that change": (
         Limits(max_preemptions=0, launch_attempts=1),
-        {**SMALL, "changes": [{"failure": FailureRule(streak=1)}]},
-        3701,
-        55946,
+        {**BRIEF, "changes": [{"failure": FailureRule(streak=1)}]},
+        2921,
+        41850,
     ),
     "retried by status": (
         Limits(max_active=1, max_preemptions=0, launch_attempts=1),
@@ -106,18 +109,23 @@ def test_one_run_with_three_attempts_is_seen_in_full() -> None:
     assert 0 < seen.ends_by_facts[0] < seen.ends_by_facts[1]
 
 
-def test_two_runs_with_any_number_of_attempts_are_seen_in_full() -> None:
-    """One slot, workers that do not say who they are, and retries of single runs; more is for the command line."""
+def test_two_runs_with_any_number_of_attempts_are_seen_in_full_or_as_deep_as_the_time_allows(
+    record_property: Callable[[str, object], None],
+) -> None:
+    """One slot, workers that do not say who they are, retries of single runs; more is for the command line."""
     limits = Limits(max_active=1, max_preemptions=0, launch_attempts=1)
-    seen = explore(limits, runs=2, retries=(), **SMALL)
-    assert (seen.complete, seen.states, seen.transitions) == (True, 10863, 217670)
-    assert_ends(seen)
-    assert seen.cells == all_cells() - UNASKED
+    seen = explore(limits, runs=2, retries=(), max_seconds=20.0, **SMALL)
+    record_property("exploration", str(seen))
+    assert seen.depth >= 5
+    if seen.complete:
+        assert (seen.states, seen.transitions) == (10863, 217670)
+        assert_ends(seen)
+        assert seen.cells == all_cells() - UNASKED
 
 
-def test_two_runs_with_two_attempts_and_all_else_are_seen_as_deep_as_time_allows() -> None:
+def test_two_runs_with_two_attempts_and_all_that_may_be_said_are_seen_to_depth_four() -> None:
     limits = Limits(max_preemptions=1, retries=1, failure=FailureRule(streak=2), time_limit=60.0)
-    seen = explore(limits, runs=2, attempts=2, objective=LOSS, max_states=4_000)
+    seen = explore(limits, runs=2, attempts=2, objective=LOSS, max_states=3_000)
     assert (seen.complete, seen.depth) == (False, 4)
     assert "in full to depth 4" in str(seen)
 
@@ -320,7 +328,7 @@ def test_a_decision_that_differs_from_itself_is_law_12(monkeypatch: pytest.Monke
     def fickle(draft: Draft, *_args: object) -> Iterator[Any]:
         yield from ()
         draft.reason = str(chance.random())
-        draft.note(BacklogAdded, (), False)  # noqa: FBT003
+        draft.note(BacklogAdded, (), False)
 
     monkeypatch.setattr(decide, "complete", fickle)
     monkeypatch.setattr(search, "TWICE", 1)

@@ -220,7 +220,7 @@ def test_law_5_a_run_of_a_cancelled_sweep_is_queued_again(index: int) -> None:
 
 
 def hand_out(draft: Draft, run: RunState) -> None:
-    draft.record(ev.RunHandedOut, run, run.attempt, "a", None, False)  # noqa: FBT003
+    draft.record(ev.RunHandedOut, run, run.attempt, "a", None, False)
 
 
 def requeue(draft: Draft, run: RunState, attempt: int | None = None) -> None:
@@ -230,7 +230,7 @@ def requeue(draft: Draft, run: RunState, attempt: int | None = None) -> None:
 
 def ended(draft: Draft, run: RunState, status: RunStatus, attempt: int | None = None) -> None:
     attempt = run.attempt if attempt is None else attempt
-    draft.record(ev.RunEnded, run, attempt, status, Cause.ERROR, ev.Fate.GONE, False)  # noqa: FBT003
+    draft.record(ev.RunEnded, run, attempt, status, Cause.ERROR, ev.Fate.GONE, False)
 
 
 def test_law_5_a_run_of_a_cancelled_sweep_gets_another_verdict() -> None:
@@ -331,7 +331,7 @@ def test_law_8_an_attempt_begins_that_nobody_has() -> None:
 
     def started(draft: Draft, runs: list[Any]) -> None:
         runs[4].__dict__["lease"] = runs[3].lease  # so that the event can be applied at all
-        draft.record(ev.RunStarted, runs[4], 2, None, False)  # noqa: FBT003
+        draft.record(ev.RunStarted, runs[4], 2, None, False)
 
     forge(sweep, started)
     assert broken(sweep) == 8

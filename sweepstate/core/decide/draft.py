@@ -90,7 +90,7 @@ class Draft:
     def __init__(self, base: SweepState, now: float, reason: str | None = None, actor: str | None = None) -> None:
         self.base: SweepState = base
         self.sweep: SweepState = unpublished(base)
-        self.at: float = base.at if now < base.at else now
+        self.at: float = max(now, base.at)
         self.reason: str | None = reason
         self.actor: str | None = actor
         self.events: list[Event] = []
@@ -235,7 +235,9 @@ def expect(sweep: SweepState, if_version: int | None, status_version: int) -> No
     check_count(if_version, "if_version", least=1)
     if if_version > sweep.version:
         raise InvalidValue(
-            "if_version", f"is {if_version}, but sweep {sweep.id!r} is at version {sweep.version}", "give a version you saw"
+            "if_version",
+            f"is {if_version}, but sweep {sweep.id!r} is at version {sweep.version}",
+            "give a version you saw",
         )
     if status_version > if_version:
         raise Conflict(sweep.id, if_version, status_version, "the status has changed since if_version; look again")

@@ -64,7 +64,7 @@ _IDLE_IN: Final = {
 }
 
 
-def next_run(
+def next_run(  # noqa: C901, PLR0912 - the steps of layer B, in their order
     draft: Draft,
     agent: str,
     request_id: str | None = None,
@@ -134,5 +134,3 @@ def _nothing_more(draft: Draft) -> Decision[Idle]:
     """Return the answer when the search is complete and nothing waits."""
     yield from settle(draft)
     return Idle(IdleReason.ENDED if draft.sweep.ended else IdleReason.DRAINING)
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 import attrs
 
@@ -295,7 +295,9 @@ def release(draft: Draft, index: int, attempt: int, *, begun: bool = False) -> D
     row = run.row
     if row is RunRow.RUNNING and not begun:
         remedy = "it has begun; report its end, or mark it as preempting first"
-        raise IllegalTransition("run", run_id(draft, run), row, "release", ("fail", "finish", "mark_preempting"), remedy)
+        raise IllegalTransition(
+            "run", run_id(draft, run), row, "release", ("fail", "finish", "mark_preempting"), remedy
+        )
     if manner_of(run) is Manner.ASKED:
         kill(draft, run, Cause.STOPPED, Fate.GONE)  # giving it back does not undo that somebody stopped it
     elif row is RunRow.HELD or row is RunRow.RUNNING:
@@ -389,9 +391,7 @@ def order_failed(draft: Draft, index: int, attempt: int, order: OrderKind, messa
 
 
 def _lease(run: RunState) -> Lease:
-    lease = run.lease
-    assert lease is not None, "only asked of runs in somebody's hands"
-    return lease
+    return cast(Lease, run.lease)  # only asked of runs in somebody's hands
 
 
 def _check_attempt(run: RunState, attempt: int) -> None:

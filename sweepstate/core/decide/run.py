@@ -64,7 +64,11 @@ def retry_run(draft: Draft, index: int, if_version: int | None = None) -> Decisi
     if row is RunRow.QUEUED:
         return
     if run.status not in RETRYABLE:
-        remedy = "it is in somebody's hands; kill it first" if row in ACTIVE_ROWS else "it finished; nothing is to be repeated"
+        remedy = (
+            "it is in somebody's hands; kill it first"
+            if row in ACTIVE_ROWS
+            else "it finished; nothing is to be repeated"
+        )
         raise IllegalTransition("run", run_id(draft, run), row, "retry", ("kill", "stop"), remedy)
     check_accepts_retry(draft.sweep)
     draft.record(RunRequeued, run, run.attempt + 1, Requeue.PERSON, Fate.KEPT)

@@ -42,7 +42,7 @@ def _kill_runs(draft: Draft) -> Decision[None]:
 
 
 def kill(draft: Draft, run: RunState, cause: Cause, fate: Fate = Fate.KEPT) -> None:
-    """Record that an active run is KILLED; its lease lasts until the execution is gone, unless ``fate`` knows better."""
+    """Record that an active run is KILLED; its lease lasts until the execution is gone, or as ``fate`` says."""
     draft.record(RunEnded, run, run.attempt, RunStatus.KILLED, cause, fate, False)
 
 

@@ -100,7 +100,11 @@ def check_accepts_retry(sweep: SweepState) -> None:
         return
     ended = sweep.status not in REVIVABLE
     options = ("reopen",) if ended else tuple(sorted(allowed(sweep.status)))
-    remedy = "reopen it first, with what is to be retried" if ended else "its search was ended on purpose; let it finish, then reopen it"
+    remedy = (
+        "reopen it first, with what is to be retried"
+        if ended
+        else "its search was ended on purpose; let it finish, then reopen it"
+    )
     raise IllegalTransition("sweep", sweep.id, sweep.status, "retry runs of", options, remedy)
 
 
@@ -117,7 +121,9 @@ def complete(draft: Draft, if_version: int | None = None) -> Decision[None]:
         return
     if sweep.status not in REVIVABLE:
         options = tuple(sorted(allowed(sweep.status)))
-        raise IllegalTransition("sweep", sweep.id, sweep.status, "complete", options, "it has ended; it proposes nothing")
+        raise IllegalTransition(
+            "sweep", sweep.id, sweep.status, "complete", options, "it has ended; it proposes nothing"
+        )
     yield from complete_search(draft, Completion.DECLARED)
     yield from settle(draft)
 

@@ -139,9 +139,10 @@ def explore(
         CoreError: a decision raised what is no error of this library; ``trace`` is a shortest way there.
 
     Example:
-        >>> exploration = explore(Limits(max_active=1), runs=1, executions=False, attached=False)
-        >>> exploration.complete
-        True
+        >>> limits = Limits(run_cap=1, max_preemptions=0, launch_attempts=1)
+        >>> exploration = explore(limits, runs=1, retries=(), executions=False, attached=False)
+        >>> exploration.complete, exploration.states
+        (True, 0)
     """
     explorer = Explorer(
         limits or Limits(),
