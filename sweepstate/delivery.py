@@ -45,13 +45,18 @@ class Pump:
         self._failures: list[str] = []
         # How many runs this round may still hand out, so that no call goes on for ever.
         self._budget = 0
+        #: Whether the last round ended because it had handed out its share, and not because there was nothing.
+        self.unfilled = False
 
     def committed(self, change: Change) -> None:
         """Act on a commit: an edge. No error of a hook reaches this caller; the next tick meets it again."""
         self._concerned.extend(run.index for run in change.runs)
-        # Where nothing bounds the slots, a run that ended makes room for one other, and no more.
-        bounded = change.sweep.limits.max_active is not None
-        self._budget += SLICE if bounded else sum(isinstance(event, RunEnded) for event in change.events)
+        # A run that ended makes room for one other. What else frees slots (a resume, other limits) fills a slice
+        # of them where they are bounded; but not what this round commits itself, or it would go on for ever.
+        if change.sweep.limits.max_active is not None and not self._lock.locked():
+            self._budget = max(self._budget, SLICE)
+        else:
+            self._budget += sum(isinstance(event, RunEnded) for event in change.events)
         self._drain(raising=False)
 
     def tick(self, work: Callable[[], _T]) -> _T:
@@ -65,9 +70,10 @@ class Pump:
         Raises:
             AgentError: hooks raised; the orders stay outstanding.
         """
-        self._delivered.clear()
         outermost = self._lock.acquire(blocking=False)
         try:
+            if outermost:
+                self._delivered.clear()  # by another, each order of a round would be delivered again in the same round
             value = work()  # what it commits finds the lock taken, and is left to what follows here
         finally:
             if outermost:
@@ -111,10 +117,12 @@ class Pump:
     def _fill(self) -> None:
         """Hand one run to the agent; when there is none, this round hands out no more."""
         budget, self._budget = self._budget - 1, 0  # nothing more, should the search raise
+        self.unfilled = False
         if self._shell.load().status is SweepStatus.RUNNING:
             value = self._shell.hand_out(self._agent.name, None, attached=True, begin=False)
             if isinstance(value, RunState):
-                self._budget = max(self._budget, 0) + budget
+                self._budget += budget
+                self.unfilled = self._budget <= 0
 
     def _deliver(self, index: int) -> None:
         """Call the agent's hook for a run's order, if one is outstanding and was not delivered in this round."""
@@ -153,11 +161,12 @@ def make_order(shell: Shell, run: RunState) -> Order | None:
 
 def orders_of(shell: Shell, agent: str) -> list[Order]:
     """Return everything that is outstanding for an agent, by index."""
-    shell.load()
+    # Only a cancelled sweep wants something of runs that are CRASHED by silence.
+    query = Leased(agent, presumed=shell.load().status is SweepStatus.CANCELLED)
     found: list[Order] = []
     after = -1
     while True:
-        page = shell.storage.runs(shell.sweep_id, Leased(agent), after=after, limit=_PAGE)
+        page = shell.storage.runs(shell.sweep_id, query, after=after, limit=_PAGE)
         found += [order for order in (make_order(shell, run) for run in page) if order is not None]
         if len(page) < _PAGE:
             return found

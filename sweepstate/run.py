@@ -12,7 +12,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, cast, final
 from .core import decide as core
 from .core.decide import Answer, Change, Decision, Draft, End
 from .core.errors import AlreadyStarted, IllegalTransition, InvalidValue, RunNotFound
-from .core.events import Event
+from .core.events import Event, OrderKind
 from .core.lifecycle import RUN_ENDED, Exit, RunTrigger, Verdict, check
 from .core.state import RunState
 from .core.status import Cause, RunStatus
@@ -118,15 +118,18 @@ class Run:
 
     @property
     def should_stop(self) -> bool:
-        """Whether its execution should end: it was asked to, or has its verdict, or the run was handed on.
+        """Whether its execution should end: it was asked to, or was killed, or has reported its end, or was handed on.
 
-        Looks at the storage each time; it is no heartbeat.
+        False for a run that was lost to silence: its end is still wanted. Looks at the storage each
+        time; it is no heartbeat.
         """
         state = self.refresh().state
         lease = state.lease
-        if state.attempt != self.attempt or state.status in RUN_ENDED:
+        if lease is None or lease.attempt != self.attempt:
             return True
-        return lease is not None and lease.stop_at is not None
+        if None not in (self.execution, lease.execution) and self.execution != lease.execution:
+            return True
+        return core.order_for(self._shell.load(), state) in (OrderKind.STOP, OrderKind.KILL)
 
     def refresh(self) -> Self:
         """Look again; return this handle, which then shows the newest snapshot.

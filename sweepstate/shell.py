@@ -12,7 +12,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from .core import decide as core
 from .core.decide import Change, Decision, Draft
-from .core.errors import Conflict, InvalidValue, OutcomeUnknown, SearchError, SearchMissing, SweepstateError
+from .core.errors import Conflict, InvalidValue, NotFound, OutcomeUnknown, SearchError, SearchMissing, StorageError
 from .core.events import Event, RunEnded
 from .core.questions import ByIndex, Exhausted, LastHeard, Proposal, Question, Runs, Silent, Wait
 from .core.state import RunState, SweepState
@@ -61,7 +61,7 @@ class Shell:
         self.heartbeats: Heartbeats | None = storage if isinstance(storage, Heartbeats) else None
         #: Told of every change after the listeners; this is how an attached agent gets its orders.
         self.on_commit: Callable[[Change], None] | None = None
-        self.state: SweepState
+        self.state: SweepState = SweepState(id=sweep_id)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle what another process can use: no agent, no listeners, and no search that is not plain data."""
@@ -83,11 +83,17 @@ class Shell:
             raise InvalidValue("clock", f"must return POSIX seconds, not {show(now)}")
         return now
 
+    def show(self, state: SweepState) -> None:
+        """Show a snapshot from now on, unless another thread has seen a newer one."""
+        if state.version >= self.state.version:
+            self.state = state
+
     # --- load ------------------------------------------------------------------------------------
 
     def load(self) -> SweepState:
         """Return the newest snapshot of the sweep."""
-        self.state = state = self.storage.sweep(self.sweep_id)
+        state = self.storage.sweep(self.sweep_id)
+        self.show(state)
         return state
 
     def load_run(self, index: int) -> RunState | None:
@@ -152,7 +158,7 @@ class Shell:
     def _try(self, draft: Draft, change: Change | None) -> bool:
         """Commit what was decided, if anything; return whether it was not outrun."""
         if change is None:
-            self.state = draft.base
+            self.show(draft.base)
             return True
         try:
             self.storage.commit(change)
@@ -192,7 +198,7 @@ class Shell:
             raise
         proposer.close(change)
         if change is None:
-            self.state = draft.base
+            self.show(draft.base)
         else:
             self.notify(change)
         return value
@@ -200,7 +206,7 @@ class Shell:
     def elapse(self, *, deliver: bool = True) -> tuple[Event, ...]:
         """Commit one slice of what time has caused, if there is any; tell listeners and, if wanted, the agent."""
         while True:
-            self.state = state = self.storage.sweep(self.sweep_id)
+            state = self.load()
             if not state.leased and state.limits.time_limit is None:
                 return ()
             draft = Draft(state, self.now())
@@ -216,7 +222,7 @@ class Shell:
 
     def notify(self, change: Change, *, deliver: bool = True) -> None:
         """Tell the listeners and the attached agent what was committed."""
-        self.state = change.sweep
+        self.show(change.sweep)
         for listener in self.listeners:
             for event in change.events:
                 self._tell(listener, event)
@@ -297,16 +303,18 @@ class _Proposer:
             )
         try:
             answer = search.propose(index, VerdictHistory(shell))
-        except SweepstateError:
-            raise
+        except (StorageError, NotFound):
+            raise  # of the history that the search has read
         except Exception as error:
             raise SearchError(shell.sweep_id, index, f"it raised {describe_error(error)}") from error
         if type(answer) is FrozenDict or isinstance(answer, (Wait, Exhausted)):
             return answer
         try:
             return freeze_mapping(answer, "config")
-        except InvalidValue as error:
-            raise SearchError(shell.sweep_id, index, f"it proposed what cannot be used: {error}") from error
+        except Exception as error:
+            raise SearchError(
+                shell.sweep_id, index, f"it proposed what cannot be used: {describe_error(error)}"
+            ) from error
 
     def _discard(self) -> None:
         discard = getattr(self._shell.search, "discard", None)

@@ -38,7 +38,7 @@ class Tick:
 
     Attributes:
         events: what time caused in this slice.
-        more: whether something is due already, so that another tick now has work.
+        more: whether something is due already, or slots may be free still, so that another tick now has work.
         next_at: when time acts next, in POSIX seconds; None if never, as things stand.
     """
 
@@ -590,8 +590,9 @@ class Sweep:
     def tick(self) -> Tick:
         """Do what time causes, fill free slots of the attached agent, and deliver its orders.
 
-        Anybody may call it, any number of times, also at once. It works in bounded slices; an agent
-        that executes inline may finish the sweep inside.
+        Anybody may call it, any number of times, also at once. It works in bounded slices; but a run that
+        ends in it is replaced by the next one, so an agent that executes inline finishes the sweep inside,
+        and never returns from a search without an end.
 
         Returns:
             What time caused, whether more is due now, and when next.
@@ -603,7 +604,9 @@ class Sweep:
         elapse = self._shell.elapse
         events = elapse() if self._pump is None else self._pump.tick(elapse)
         next_at = self._read(core.upcoming)
-        return Tick(events, next_at is not None and next_at <= self._shell.now(), next_at)
+        now = max(self._shell.now(), self.state.at)  # the sweep's time never runs backwards
+        unfilled = self._pump is not None and self._pump.unfilled
+        return Tick(events, unfilled or (next_at is not None and next_at <= now), next_at)
 
     # --- the shell -------------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ class WorkersMachine(RuleBasedStateMachine):
     @initialize(
         limits=st.fixed_dictionaries({}, optional=LIMITS),
         failure=st.fixed_dictionaries({}, optional=RULES),
-        size=st.sampled_from([None, 2, 4]),
+        size=st.sampled_from([None, 2, 4, 0]),
         goal=st.sampled_from([None, 0.3]),
     )
     def create(self, limits: dict[str, Any], failure: dict[str, Any], size: int | None, goal: float | None) -> None:
@@ -264,7 +264,7 @@ class WorkersMachine(RuleBasedStateMachine):
         if isinstance(answers, tuple):
             found: Any = answers[0]
             assert found.next_at == self.model.next_at()
-            assert found.more == (found.next_at is not None and found.next_at <= self.clock())
+            assert found.more == (found.next_at is not None and found.next_at <= max(self.clock(), self.model.at))
 
     @rule(looks=st.integers(1, 2))
     def silence(self, looks: int) -> None:

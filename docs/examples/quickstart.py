@@ -16,9 +16,22 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from softmax import cross_validate
-from sweepstate import Answer, Cause, Event, Grid, InlineAgent, Limits, MemoryStorage, Objective, Random, Run, Sweep
+from sweepstate import (
+    Answer,
+    Cause,
+    Event,
+    Grid,
+    InlineAgent,
+    IntUniform,
+    Limits,
+    LogUniform,
+    MemoryStorage,
+    Objective,
+    Random,
+    Run,
+    Sweep,
+)
 from sweepstate.core.events import RunCreated, RunEnded, RunRequeued, RunStarted, SweepStatusChanged
-from sweepstate.search.distributions import IntUniform, LogUniform
 
 ACCURACY: Final = Objective("accuracy", "maximize")
 #: The loss of somebody who guesses one of three species is ln 3, about 1.0986.
@@ -99,7 +112,8 @@ class Table:
         if event.cause is Cause.SUCCESS:
             accuracy, outcome = f"{event.metrics['accuracy']:.3f}", f"{event.at - self.began[event.index]:.2f} s"
         else:
-            accuracy, outcome = "-", f"{event.cause}: {event.message or event.reason}"
+            why, _, _ = (event.message or event.reason or "").partition(" (at ")  # the place would not fit into a row
+            accuracy, outcome = "-", f"{event.cause}: {why}"
         return (
             f"  {event.index:>3}  {event.status:<9} {event.attempt:>7}  {config['lr']:>8.3g}  {config['l2']:>8.3g}"
             f"  {config['epochs']:>6}  {accuracy:>8}  {outcome}"
@@ -126,7 +140,7 @@ def explore_a_grid(storage: MemoryStorage) -> Sweep:
     for run in sweep:
         run.perform(train_from_a_shaky_disk)
         # A training that diverges would do so again; a disk may be back.
-        if run.state.message and run.state.message.startswith("OSError"):
+        if run.message and run.message.startswith("OSError"):
             run.retry("the disk is back", actor="ada")
     return sweep
 

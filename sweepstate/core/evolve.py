@@ -252,14 +252,11 @@ def _search_completed(sweep: _Fields, event: ev.SearchCompleted) -> None:
 
 def _backlog_added(sweep: _Fields, event: ev.BacklogAdded) -> None:
     wish = Backlog(statuses=event.statuses, withdrawn=event.withdrawn, version=event.version)
-    # An older wish of which nothing was taken up yet, and that asks for nothing else, is contained in
-    # this one; leaving it out keeps the snapshot small however often somebody asks.
-    kept = [old for old in sweep["backlog"] if old.cursor >= 0 or not _contains(wish, old)]
-    sweep["backlog"] = (*kept, wish)
-
-
-def _contains(wish: Backlog, old: Backlog) -> bool:
-    return set(old.statuses) <= set(wish.statuses) and old.withdrawn <= wish.withdrawn
+    backlog: tuple[Backlog, ...] = sweep["backlog"]
+    # The same wish again, of which nothing was taken up yet, is brought up to date where it stands: so the
+    # snapshot stays small however often somebody asks.
+    known = [old for old in backlog if changed(old, version=wish.version) == wish]
+    sweep["backlog"] = tuple(wish if old in known else old for old in backlog) if known else (*backlog, wish)
 
 
 def _backlog_emptied(sweep: _Fields, _event: ev.BacklogEmptied) -> None:
@@ -364,8 +361,12 @@ def _count(sweep: _Fields, run: _Fields, event: ev.RunEnded) -> None:
     sweep["rule_streak"] += 1
     rule = sweep["limits"].failure
     first = sweep["first_start_at"]
-    # A run that could not be launched fails before anything started: that is early, too.
-    if rule is not None and rule.within is not None and (first is None or event.at - first <= rule.within[1]):
+    if rule is None or rule.within is None:
+        return
+    # A run that could not be launched fails before anything started: that is early, too. Other failures without a
+    # first start are of runs that began before the sweep was reopened.
+    early = event.cause is Cause.NOT_LAUNCHED if first is None else event.at - first <= rule.within[1]
+    if early:
         sweep["rule_early"] += 1
 
 
@@ -406,7 +407,7 @@ def _run_requeued(sweep: _Fields, run: _Fields, event: ev.RunRequeued) -> None:
 
 
 def _order_failed(_sweep: _Fields, run: _Fields, event: ev.OrderFailed) -> None:
-    if event.order is ev.OrderKind.START:
+    if event.order is ev.OrderKind.START and run["status"] is _PENDING:
         lease: Lease = run["lease"]
         run["lease"] = changed(lease, launch_failures=lease.launch_failures + 1)
 

@@ -269,6 +269,10 @@ _NEXT: Final[dict[type, dict[str, dict[str, Any]]]] = {
 }
 
 
+# Words of the two machines are equal as strings: a status of the wrong one would be looked up, and found.
+_FOREIGN: Final[dict[type, type]] = {SweepTrigger: RunStatus, RunTrigger: SweepStatus}
+
+
 @overload
 def step(status: SweepStatus, trigger: SweepTrigger) -> SweepStatus: ...
 @overload
@@ -297,9 +301,10 @@ def step(status: Any, trigger: Any, *, held: bool = True, lost: bool = False) ->
         >>> step(SweepStatus.RUNNING, SweepTrigger.PAUSE)
         <SweepStatus.PAUSED: 'PAUSED'>
     """
-    if held and not lost:
+    kind = trigger.__class__
+    if held and not lost and status.__class__ is not _FOREIGN.get(kind):
         try:
-            return _NEXT[trigger.__class__][status][trigger]
+            return _NEXT[kind][status][trigger]
         except KeyError:
             pass
     cell = cell_of(status, trigger, held=held, lost=lost)
@@ -368,6 +373,9 @@ def allowed(status: Any, *, held: bool = True, lost: bool = False) -> frozenset[
 
 def cell_of(status: Any, trigger: Any, *, held: bool = True, lost: bool = False) -> SweepCell | RunCell:
     """Return the table's cell; see ``step`` for the arguments."""
+    if type(status) is _FOREIGN.get(type(trigger)):
+        remedy = "a SweepTrigger moves a SweepStatus, a RunTrigger a RunStatus"
+        raise InvalidValue("trigger", f"{trigger!r} does not move {status!r}", remedy)
     try:
         if isinstance(trigger, SweepTrigger):
             return SWEEP[SweepStatus(status)][trigger]

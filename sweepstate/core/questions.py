@@ -35,13 +35,24 @@ class Queued:
 
 @attrs.frozen
 class Leased:
-    """Runs with a lease, lost ones included, of one agent or (None) of any."""
+    """Runs with a lease, of one agent or (None) of any.
+
+    Attributes:
+        agent: whose.
+        presumed: also runs that are CRASHED by silence, whose lease is lost: nothing is asked of them
+            unless the sweep is cancelled, and there may be many.
+    """
 
     agent: str | None = None
+    presumed: bool = True
 
     def matches(self, run: RunState) -> bool:
         """Return whether the run belongs to the answer."""
-        return run.lease is not None and (self.agent is None or run.lease.agent == self.agent)
+        return (
+            run.lease is not None
+            and (self.agent is None or run.lease.agent == self.agent)
+            and (self.presumed or run.status is not RunStatus.CRASHED)
+        )
 
 
 @attrs.frozen

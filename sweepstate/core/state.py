@@ -299,6 +299,12 @@ class SweepState:
         since = self.running_since
         return self.running_seconds if since is None else self.running_seconds + (now - since)
 
+    @property
+    def time_limit_at(self) -> float | None:
+        """When its time limit is over, in POSIX seconds, if it goes on RUNNING; None if it has none, or is not."""
+        limit, since = self.limits.time_limit, self.running_since
+        return None if limit is None or since is None else since + (limit - self.running_seconds)
+
 
 #: The field of ``SweepState`` that counts the runs of each status.
 COUNTER: dict[RunStatus, str] = {status: status.value.lower() for status in RunStatus}

@@ -31,9 +31,9 @@ class IndexSet:
         """Add an integer."""
         block = index >> _BITS
         bits = self._blocks.get(block, 0)
-        if not bits:
-            self._used |= 1 << block
         self._blocks[block] = bits | 1 << (index & _MASK)
+        if not self._used >> block & 1:
+            self._used |= 1 << block
 
     def discard(self, index: int) -> None:
         """Remove an integer, if it is there."""
@@ -41,7 +41,8 @@ class IndexSet:
         bits = self._blocks.get(block, 0) & ~(1 << (index & _MASK))
         if bits:
             self._blocks[block] = bits
-        elif self._blocks.pop(block, None) is not None:
+        else:
+            self._blocks.pop(block, None)
             self._used &= ~(1 << block)
 
     def above(self, after: int) -> Iterator[int]:
@@ -60,7 +61,7 @@ class IndexSet:
             low = rest & -rest
             block = low.bit_length() - 1
             rest ^= low
-            bits = self._blocks[block]
+            bits = self._blocks.get(block, 0)
 
 
 class TimeIndex:
@@ -78,7 +79,7 @@ class TimeIndex:
         """Give a member its time; None removes it."""
         if time is None:
             if self._times.pop(index, None) is not None:
-                del self._pushed[index]
+                self._pushed.pop(index, None)
                 self._compact()
             return
         self._times[index] = time

@@ -46,6 +46,7 @@ class _Shelf:
         "silent",
         "statuses",
         "sweep",
+        "torn",
         "unfiled",
         "withdrawn",
     )
@@ -57,8 +58,9 @@ class _Shelf:
         self.statuses = {status: IndexSet() for status in RunStatus}
         self.withdrawn = IndexSet()
         self.queued = IndexSet()
-        self.leased = IndexSet()
-        self.agents: dict[str, IndexSet] = {}
+        # Runs with a lease, and those of each agent; apart, by True, those that are CRASHED by silence.
+        self.leased = {False: IndexSet(), True: IndexSet()}
+        self.agents: dict[tuple[str, bool], IndexSet] = {}
         self.requests: dict[tuple[str, str], int] = {}
         self.due = TimeIndex()
         self.silent = TimeIndex()
@@ -66,11 +68,18 @@ class _Shelf:
         self.beats: dict[int, tuple[int, float, Mapping[str, float] | None]] = {}
         # The runs that changed since they were filed, each as it was then; None for a new one.
         self.unfiled: dict[int, RunState | None] = {}
+        # The change that is being written: an interrupt (Ctrl-C) in the middle leaves it here to be finished.
+        self.torn: Change | None = None
 
     # --- writing ---------------------------------------------------------------------------------
 
     def write(self, change: Change) -> None:
-        runs, unfiled = self.runs, self.unfiled
+        self.torn = change
+        self.finish(change)
+
+    def finish(self, change: Change) -> None:
+        """Write a change; again from the start if that was interrupted, which does no harm."""
+        runs, unfiled, events = self.runs, self.unfiled, self.events
         for run in change.runs:
             index = run.index
             if index == len(runs):
@@ -80,20 +89,26 @@ class _Shelf:
                 if index not in unfiled:
                     unfiled[index] = runs[index]
                 runs[index] = run
-        self.events += change.events
+        first = change.events[0].number - 1
+        if len(events) > first:
+            del events[first:]
+        events += change.events
         # Last, because the snapshot and single runs are read without the lock: what is read is never older than it.
         self.sweep = change.sweep
+        self.torn = None
         if len(unfiled) > _UNFILED:
             self._file()
 
     def _file(self) -> None:
         """Bring the indexes up to date."""
-        for index, old in self.unfiled.items():
-            run = self.runs[index]
+        unfiled = self.unfiled
+        while unfiled:
+            index = next(iter(unfiled))
+            old, run = unfiled[index], self.runs[index]
             if old is not None:
                 self._forget(old, run)
             self._index(run)
-        self.unfiled.clear()
+            del unfiled[index]  # only now: filing again what was interrupted does no harm
 
     def _forget(self, old: RunState, run: RunState) -> None:
         """Take a run out of the indexes that its next snapshot is not in."""
@@ -109,11 +124,12 @@ class _Shelf:
         lease = old.lease
         if lease is None or lease is run.lease:
             return
-        mine = self.agents[lease.agent]
+        key = (lease.agent, _presumed(old))
+        mine = self.agents.get(key, _NONE)
         mine.discard(index)
         if not mine:
-            del self.agents[lease.agent]
-        self.leased.discard(index)
+            self.agents.pop(key, None)
+        self.leased[key[1]].discard(index)
         if lease.request_id is not None and self.requests.get((lease.agent, lease.request_id)) == index:
             del self.requests[lease.agent, lease.request_id]
         if lease.beats:
@@ -131,10 +147,11 @@ class _Shelf:
             self.due.set(index, run.due_at)
         if lease is None:
             return
-        self.leased.add(index)
-        mine = self.agents.get(lease.agent)
+        key = (lease.agent, _presumed(run))
+        self.leased[key[1]].add(index)
+        mine = self.agents.get(key)
         if mine is None:
-            mine = self.agents[lease.agent] = IndexSet()
+            mine = self.agents[key] = IndexSet()
         mine.add(index)
         if lease.request_id is not None and Requested(lease.agent, lease.request_id).matches(run):
             self.requests[lease.agent, lease.request_id] = index
@@ -177,9 +194,12 @@ class _Shelf:
         match query:
             case Queued():
                 return islice(self.queued.above(after), limit)
-            case Leased(agent=agent):
-                members = self.leased if agent is None else self.agents.get(agent, _NONE)
-                return islice(members.above(after), limit)
+            case Leased(agent=agent, presumed=presumed):
+                wanted = (False, True) if presumed else (False,)
+                sets = [
+                    self.leased[each] if agent is None else self.agents.get((agent, each), _NONE) for each in wanted
+                ]
+                return islice(merge(*(members.above(after) for members in sets)), limit)
             case Requested(agent=agent, request_id=request_id):
                 found = self.requests.get((agent, request_id))
                 return iter(() if found is None or found <= after else (found,))
@@ -200,6 +220,11 @@ class _Shelf:
 
 
 _NONE = IndexSet()
+
+
+def _presumed(run: RunState) -> bool:
+    """Return whether a leased run is CRASHED by silence: nothing is asked of it, unless the sweep is cancelled."""
+    return run.status is RunStatus.CRASHED
 
 
 class MemoryStorage:
@@ -248,7 +273,10 @@ class MemoryStorage:
     def runs(self, sweep_id: str, query: RunQuery, *, after: int = -1, limit: int) -> Sequence[RunState]:
         """Return runs that a query means; see ``Storage.runs``."""
         if isinstance(query, ByIndex):  # without the lock: a slice is made whole
-            return self._shelf(sweep_id).runs[after + 1 : after + 1 + limit]
+            try:
+                return self._shelves[sweep_id].runs[after + 1 : after + 1 + limit]
+            except KeyError:
+                raise SweepNotFound(sweep_id) from None
         with self._lock:
             shelf = self._shelf(sweep_id)
             runs = shelf.runs
@@ -337,10 +365,14 @@ class MemoryStorage:
             self._deleted.add(sweep_id)
 
     def _shelf(self, sweep_id: str) -> _Shelf:
+        """Return a sweep's shelf, with the lock held."""
         try:
-            return self._shelves[sweep_id]
+            shelf = self._shelves[sweep_id]
         except KeyError:
             raise SweepNotFound(sweep_id) from None
+        if shelf.torn is not None:
+            shelf.finish(shelf.torn)
+        return shelf
 
 
 _KEYS = count()

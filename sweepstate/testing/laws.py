@@ -187,7 +187,7 @@ def _check_best(sweep: SweepState, finished: Sequence[RunState]) -> None:
 
 def _value(run: RunState, objective: Objective) -> float | None:
     value = run.metrics.get(objective.metric)
-    return None if value is None else float(value)
+    return value  # as it was reported: an integer may be too large for a float
 
 
 def check_commit(before: Snapshots | None, change: Change) -> None:
@@ -207,7 +207,9 @@ def _check_commit(before: Snapshots | None, change: Change, *, replays: bool) ->
     """Check a commit; ``replays`` is False where the snapshots are a replay of the events anyway."""
     _check_numbers(before, change)
     if before is None:
-        if change.runs or not isinstance(change.events[0], ev.SweepCreated) or len(change.events) > 1:
+        # A search without points is complete from the start, and its sweep FINISHED in the same commit.
+        alone = len(change.events) == 1 or change.sweep.complete
+        if change.runs or not isinstance(change.events[0], ev.SweepCreated) or not alone:
             raise LawViolation(10, f"creating a sweep writes the sweep alone, not {_kinds(change)}")
         return
     _check_touched(before, change)

@@ -260,11 +260,12 @@ def test_a_search_that_knows_its_size_is_complete_with_its_last_point() -> None:
     assert world.search.asked == [0, 1]
 
 
-def test_a_search_without_points_is_finished_when_somebody_asks_or_anything_happens() -> None:
-    """Nothing to propose: ENDED, not an error."""
+def test_a_search_without_points_is_finished_as_it_is_created() -> None:
+    """Evaluated in every commit, and so in the first: nothing to propose is ENDED, not an error."""
     world = make(size=0)
-    assert world.idle() is IdleReason.ENDED
     assert world.sweep.status == "FINISHED"
+    assert world.sweep.state.version == 1
+    assert world.idle() is IdleReason.ENDED
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "PAUSED", "CRASHED"])
@@ -512,7 +513,7 @@ def test_creation_never_exceeds_the_cap_nor_slots_their_number(
         least = min(size, size if cap is None else cap)
         assert state.created <= least
         assert slots is None or state.leased <= slots
-        assert (state.status == "FINISHED") == (state.created == least and state.drained) or state.version == 1
+        assert (state.status == "FINISHED") == (state.created == least and state.drained)
     assert [run.config["x"] for run in world.sweep.runs()] == list(range(world.sweep.state.created))
 
 

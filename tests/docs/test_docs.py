@@ -201,3 +201,9 @@ def test_the_readme_has_two_commands_and_ci_runs_them_as_they_stand() -> None:
     ]
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert [command for command in commands if f'"{command}"' not in script] == []
+
+
+def test_the_quick_subset_of_the_tests_is_there() -> None:
+    found = re.search(r"`python -m pytest ([\w/ ]+)`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert found is not None
+    assert [folder for folder in found[1].split() if not any((ROOT / folder).glob("test_*.py"))] == []

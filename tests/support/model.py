@@ -147,6 +147,8 @@ class Model:
 
     def __attrs_post_init__(self) -> None:
         self.at = self.since = self.now = self.clock()
+        if self.size == 0:
+            self.status = "FINISHED"
 
     # --- what follows from the state -----------------------------------------------------------------
 
@@ -402,9 +404,13 @@ class Model:
         self.expect(if_version, self.changed)
         if not self.requeues:
             raise RefusedError("IllegalTransition")
-        # A wish that a newer one contains, and of which nothing was taken up, is replaced by it.
-        self.backlog = [old for old in self.backlog if old.cursor >= 0 or old.withdrawn or not old.statuses <= statuses]
-        self.backlog.append(Wish(statuses, withdrawn=False, version=self.version + 1))
+        # The same wish again, of which nothing was taken up, is brought up to date where it stands.
+        wish = Wish(statuses, withdrawn=False, version=self.version + 1)
+        known = [old for old in self.backlog if attrs.evolve(old, version=wish.version) == wish]
+        for old in known:
+            old.version = wish.version
+        if not known:
+            self.backlog.append(wish)
         self.dirty = True
         self.settle()
 
@@ -622,11 +628,14 @@ class Model:
             self.settle()
         if self.status != "RUNNING":
             return {"PAUSED": "paused", "CRASHED": "interrupted"}.get(self.status, "ended")
+        full = self.limits["max_active"] is not None and self.slots >= self.limits["max_active"]
+        if full and not self.complete:
+            return "at capacity"
         queued = [run for run in self.runs if self.row(run) == "PENDING, queued" and not run.blocked]
         chosen = queued[0] if queued else self.from_backlog()
         if chosen is None and self.complete:
             return self.nothing_more()
-        if self.limits["max_active"] is not None and self.slots >= self.limits["max_active"]:
+        if full:
             return "at capacity"
         if chosen is None and self.exhausting:
             self.exhausted = self.dirty = True
@@ -708,7 +717,10 @@ class Model:
     def told(self, crew: Crew) -> None:
         """After each commit it gets its orders, and a run for each free slot, or else for each that ended."""
         crew.concerned += self.touched
-        crew.budget += MAX_DELIVERED if self.limits["max_active"] is not None else self.ended
+        if self.limits["max_active"] is not None and not crew.busy:
+            crew.budget = max(crew.budget, MAX_DELIVERED)
+        else:
+            crew.budget += self.ended
         self.work(crew)
 
     def work(self, crew: Crew) -> None:
@@ -739,10 +751,10 @@ class Model:
     @commit
     def order_failed(self, index: int, kind: str) -> None:
         run = self.runs[index]
-        if run.lease is None or self.order(run) != kind:
+        if run.lease is None:
             return
         self.note(run)
-        if kind == "start" and run.lease is not None:
+        if kind == "start" and run.status == "PENDING":
             run.lease.failures += 1
             if run.lease.failures >= self.limits["launch_attempts"]:
                 self.verdict(run, "FAILED", "not launched", "gone")

@@ -96,10 +96,13 @@ def next_run(  # noqa: C901, PLR0912 - the steps of layer B, in their order
         yield from settle(draft)  # handing out needs a sweep whose time is not over
     if sweep.status is not _RUNNING:
         return _IDLE_IN[sweep.status]
+    full = limits.max_active is not None and sweep.leased >= limits.max_active
+    if full and not sweep.complete:
+        return Idle(IdleReason.AT_CAPACITY)  # before the backlog is looked at, which may take long
     run = (yield from _next_again(draft)) if sweep.pending or sweep.backlog else None
     if run is None and sweep.complete:
         return (yield from _nothing_more(draft))
-    if limits.max_active is not None and sweep.leased >= limits.max_active:
+    if full:
         return Idle(IdleReason.AT_CAPACITY)
     if run is None:
         answer: FrozenDict | Mapping[str, object] | Wait | Exhausted = yield Proposal(sweep.created)

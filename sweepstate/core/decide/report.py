@@ -381,10 +381,14 @@ def order_failed(draft: Draft, index: int, attempt: int, order: OrderKind, messa
     """Decide what it means that an agent's hook raised: too many STARTs that failed make the run FAILED."""
     run = yield from draft.run(index)
     lease = run.lease
-    if lease is None or lease.attempt != attempt or order_for(draft.sweep, run) is not order:
+    if lease is None or lease.attempt != attempt:
         return
     draft.record(OrderFailed, run, attempt, order, message)
-    if order is OrderKind.START and _lease(run).launch_failures >= draft.sweep.limits.launch_attempts:
+    if (
+        order is OrderKind.START
+        and run.row is RunRow.HELD
+        and _lease(run).launch_failures >= draft.sweep.limits.launch_attempts
+    ):
         report = End(Exit.ERROR, f"its agent failed to start it: {message}")
         give_verdict(draft, run, RunStatus.FAILED, Cause.NOT_LAUNCHED, Fate.GONE, report)
     yield from settle(draft)

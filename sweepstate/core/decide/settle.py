@@ -121,9 +121,9 @@ def settle(draft: Draft) -> Decision[None]:
         if not sweep.backlog and sweep.drained:
             yield from _end_by_itself(draft, SweepTrigger.FINISH, "the search is complete and every run has ended")
             return
-    limit = limits.time_limit
-    if limit is not None and sweep.running_time(draft.at) >= limit:
-        yield from _end_by_itself(draft, SweepTrigger.STOP, f"the time limit of {limit:g} s is over")
+    over_at = sweep.time_limit_at
+    if over_at is not None and over_at <= draft.at:
+        yield from _end_by_itself(draft, SweepTrigger.STOP, f"the time limit of {limits.time_limit:g} s is over")
 
 
 def _end_by_itself(draft: Draft, trigger: SweepTrigger, why: str) -> Decision[None]:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import IllegalTransition, InvalidValue
-from ..events import BacklogAdded, DeadlineMoved, LimitsChanged, SweepCreated
-from ..evolve import begin, deadline
+from ..events import BacklogAdded, DeadlineMoved, LimitsChanged, SweepCreated, SweepStatusChanged
+from ..evolve import apply, begin, deadline
 from ..lifecycle import RETRYABLE, REVIVABLE, SWEEP, Mark, SweepTrigger, allowed, refusal
 from ..limits import Limits, Objective
 from ..questions import Leased
@@ -29,9 +29,15 @@ def create(
     reason: str | None = None,
     actor: str | None = None,
 ) -> Change:
-    """Return the change that creates a sweep, RUNNING, at version 1."""
-    event = SweepCreated(1, 1, now, reason, actor, sweep_id, search, size, limits, objective)
-    return Change(sweep_id, 0, begin(event), (), (event,))
+    """Return the change that creates a sweep at version 1: RUNNING, or FINISHED if its search has no points."""
+    created = SweepCreated(1, 1, now, reason, actor, sweep_id, search, size, limits, objective)
+    sweep = begin(created)
+    if sweep.complete:
+        why = "the search has no points"
+        finished = SweepStatusChanged(2, 1, now, why, None, SweepTrigger.FINISH, SweepStatus.FINISHED)
+        apply(sweep, None, finished)
+        return Change(sweep_id, 0, sweep, (), (created, finished))
+    return Change(sweep_id, 0, sweep, (), (created,))
 
 
 def move(draft: Draft, trigger: SweepTrigger, if_version: int | None = None) -> Decision[None]:
@@ -140,7 +146,7 @@ def set_limits(draft: Draft, changes: Mapping[str, Any], if_version: int | None 
     if limits == draft.sweep.limits:
         return
     draft.note(LimitsChanged, limits)
-    for run in (yield from draft.all(Leased())):
+    for run in (yield from draft.all(Leased(presumed=False))):
         if deadline(run, limits) != run.due_at:
             draft.record(DeadlineMoved, run, run.attempt)
     yield from settle(draft)

@@ -8,8 +8,8 @@ from typing import Final
 from ..events import Fate, LeaseEnded, Requeue, RevokedLeaseHeard, RunSuspected, SuspicionLifted
 from ..lifecycle import ENDING, Exit, RunTrigger
 from ..questions import Due, Silent
-from ..state import Lease, RunState, SweepState
-from ..status import Cause, RunStatus, SweepStatus
+from ..state import Lease, RunState
+from ..status import Cause, RunStatus
 from .draft import Decision, Draft
 from .report import End, give_verdict, manner_of, preempt
 from .settle import kill, requeue, settle
@@ -105,7 +105,7 @@ def _suspect(draft: Draft, limit: int) -> Decision[None]:
 def upcoming(draft: Draft) -> Decision[float | None]:
     """Return when time acts next, in POSIX seconds; None if never, as things stand. Changes nothing."""
     sweep = draft.sweep
-    times = [time for time in (_time_limit_at(sweep),) if time is not None]
+    times = [] if sweep.time_limit_at is None else [sweep.time_limit_at]
     if sweep.leased:
         times += [run.due_at for run in (yield from draft.due(Due(_EVER), 1)) if run.due_at is not None]
         silent = yield from draft.due(Silent(_EVER), 1)
@@ -117,10 +117,3 @@ def upcoming(draft: Draft) -> Decision[float | None]:
 
 
 _EVER: Final = 1e18
-
-
-def _time_limit_at(sweep: SweepState) -> float | None:
-    limit, since = sweep.limits.time_limit, sweep.running_since
-    if limit is None or since is None or sweep.status is not SweepStatus.RUNNING:
-        return None
-    return since + limit - sweep.running_seconds

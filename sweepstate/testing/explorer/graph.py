@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 
 class Graph:
@@ -68,8 +68,3 @@ class Graph:
                 found[state] = 1
                 waiting += self.moves(state, facts=facts)
         return found
-
-
-def first(states: Iterable[int], test: Callable[[int], bool]) -> int | None:
-    """Return the first state that passes a test."""
-    return next((state for state in states if test(state)), None)

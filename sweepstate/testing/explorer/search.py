@@ -142,7 +142,7 @@ def explore(
         >>> limits = Limits(run_cap=1, max_preemptions=0, launch_attempts=1)
         >>> exploration = explore(limits, runs=1, retries=(), executions=False, attached=False)
         >>> exploration.complete, exploration.states
-        (True, 0)
+        (True, 463)
     """
     explorer = Explorer(
         limits or Limits(),
