@@ -46,7 +46,7 @@ class Pump:
         # How many runs this round may still hand out, so that no call goes on for ever.
         self._budget = 0
         #: Whether the last round ended because it had handed out its share, and not because there was nothing.
-        self.unfilled = False
+        self.unfilled: bool = False
 
     def committed(self, change: Change) -> None:
         """Act on a commit: an edge. No error of a hook reaches this caller; the next tick meets it again."""

@@ -169,7 +169,7 @@ class Search(Protocol):
         """How many points there are, where that is known."""
         ...
 
-    def propose(self, index: int, history: History) -> Mapping[str, Any] | Wait | Exhausted:
+    def propose(self, index: int, history: History, /) -> Mapping[str, Any] | Wait | Exhausted:
         """Return the configuration of run ``index``, or that there is none now, or none any more.
 
         Args:

@@ -11,6 +11,7 @@ import pytest
 
 from sweepstate import (
     Conflict,
+    Event,
     Exhausted,
     FailureRule,
     Grid,
@@ -80,7 +81,11 @@ def test_a_listener_that_ticks_does_not_repeat_a_failing_order_for_ever() -> Non
 
     sweep = Sweep(Grid({"x": [1]}), agent=Stubborn(), limits=Limits(max_active=1))
     sweep.tick()
-    sweep.listen(lambda _event: sweep.tick() and None)
+
+    def listener(_event: Event) -> None:
+        sweep.tick()
+
+    sweep.listen(listener)
     sweep.cancel()
     assert sum(isinstance(event, events.OrderFailed) for event in sweep.history()) <= 3
 

@@ -176,7 +176,7 @@ def _run_table() -> dict[RunRow, dict[RunTrigger, RunCell]]:
 
 def _kills() -> dict[SweepStatus, dict[RunRow, Cause]]:
     withdrawn = {RunRow.QUEUED: Cause.WITHDRAWN, RunRow.HELD: Cause.WITHDRAWN}
-    everything = dict.fromkeys((RunRow.QUEUED, RunRow.HELD, RunRow.RUNNING), Cause.CANCELLED)
+    everything: dict[RunRow, Cause] = dict.fromkeys((RunRow.QUEUED, RunRow.HELD, RunRow.RUNNING), Cause.CANCELLED)
     return {
         SweepStatus.RUNNING: {},
         # A pause stops creation: a run that an agent already holds may start.
@@ -270,7 +270,7 @@ _NEXT: Final[dict[type, dict[str, dict[str, Any]]]] = {
 
 
 # Words of the two machines are equal as strings: a status of the wrong one would be looked up, and found.
-_FOREIGN: Final[dict[type, type]] = {SweepTrigger: RunStatus, RunTrigger: SweepStatus}
+_FOREIGN: Final[dict[Any, Any]] = {SweepTrigger: RunStatus, RunTrigger: SweepStatus}
 
 
 @overload

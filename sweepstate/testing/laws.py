@@ -186,8 +186,7 @@ def _check_best(sweep: SweepState, finished: Sequence[RunState]) -> None:
 
 
 def _value(run: RunState, objective: Objective) -> float | None:
-    value = run.metrics.get(objective.metric)
-    return value  # as it was reported: an integer may be too large for a float
+    return run.metrics.get(objective.metric)  # as it was reported: an integer may be too large for a float
 
 
 def check_commit(before: Snapshots | None, change: Change) -> None:

@@ -105,8 +105,8 @@ def test_more_than_max_preemptions_end_in_crashed(most: int) -> None:
     preempt(world.begin())
     state = world.state(0)
     assert (state.status, state.cause, state.attempt) == ("CRASHED", "preempted too often", most + 1)
-    state_after = world.sweep[0].retry() and world.state(0)
-    assert state_after
+    assert world.sweep[0].retry()
+    state_after = world.state(0)
     assert (state_after.preemptions, state_after.attempt) == (0, most + 2), "a person's retry starts them afresh"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -154,7 +155,7 @@ def test_kills_cell(status: str, row: str) -> None:
 
 
 @pytest.mark.parametrize(("how", "manner"), list(product(tables.EXITS, tables.MANNERS)))
-def test_ending_cell(how: str, manner: str) -> None:
+def test_ending_cell(how: Any, manner: Any) -> None:
     """Each cell of A4 stands in ENDING."""
     exits = dict(zip(tables.EXITS, lifecycle.Exit, strict=True))
     manners = dict(zip(tables.MANNERS, lifecycle.Manner, strict=True))

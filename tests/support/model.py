@@ -619,7 +619,9 @@ class Model:
         return None
 
     @commit
-    def hand_out(self, agent: str, request: str | None = None, *, attached: bool = False) -> int | str:
+    def hand_out(  # noqa: C901 - the steps of layer B, in their order
+        self, agent: str, request: str | None = None, *, attached: bool = False
+    ) -> int | str:
         """Return the index of the run that is handed out, or the reason why there is none."""
         same = self.requested(agent, request)
         if same is not None:

@@ -206,10 +206,10 @@ class Explorer:
             slices=runs > 1,
             every_attempt=attempts is not None,
         )
-        self.start = World(_create(limits, size, objective), (), (), 0.0)
-        self.graph = Graph()
-        self.done = bytearray()
-        self.running = bytearray()
+        self.start: World = World(_create(limits, size, objective), (), (), 0.0)
+        self.graph: Graph = Graph()
+        self.done: bytearray = bytearray()
+        self.running: bytearray = bytearray()
         # Where a state was first reached from, and by which of that state's moves.
         self._parents = array("i")
         self._by = array("i")

@@ -100,7 +100,7 @@ class Answers:
     def __init__(self, world: World, bound: int, proposal: FrozenDict | Wait | Exhausted = EMPTY) -> None:
         self._world = world
         self._bound = bound
-        self.proposal = proposal
+        self.proposal: FrozenDict | Wait | Exhausted = proposal
 
     def __call__(self, question: Question) -> object:
         """Return the answer that a storage or a search would give."""
