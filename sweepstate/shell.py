@@ -8,6 +8,7 @@ chooses a status.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import RLock
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from .core import decide as core
@@ -59,6 +60,9 @@ class Shell:
         self.listeners: list[Listener] = list(listeners)
         self.on_listener_error = on_listener_error
         self.heartbeats: Heartbeats | None = storage if isinstance(storage, Heartbeats) else None
+        # The threads of one handle take turns to decide and commit: outrunning each other, one of them might never win.
+        # No agent and no listener is called meanwhile.
+        self._turn = RLock()
         #: Told of every change after the listeners; this is how an attached agent gets its orders.
         self.on_commit: Callable[[Change], None] | None = None
         self.state: SweepState = SweepState(id=sweep_id)
@@ -66,9 +70,13 @@ class Shell:
     def __getstate__(self) -> dict[str, Any]:
         """Pickle what another process can use: no agent, no listeners, and no search that is not plain data."""
         kept = dict(self.__dict__, agent=None, listeners=[], on_listener_error=None, on_commit=None)
+        del kept["_turn"]
         if self.state.search is None:
             kept["search"] = None
         return kept
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self.__dict__.update(kept, _turn=RLock())
 
     def now(self) -> float:
         """Return POSIX seconds.
@@ -144,13 +152,15 @@ class Shell:
         """Do what ``commit`` does, for what was checked already; the run it is about is read beforehand."""
         storage, sweep_id = self.storage, self.sweep_id
         while True:
-            draft = Draft(storage.sweep(sweep_id), self.now(), reason, actor)
-            if index is not None:
-                for run in storage.runs(sweep_id, _BY_INDEX, after=index - 1, limit=1):
-                    draft.tell(run)
-            value = core.drive(command(draft, *args, **kwargs), self.answer)
-            change = draft.change()
-            if self._try(draft, change):
+            with self._turn:
+                draft = Draft(storage.sweep(sweep_id), self.now(), reason, actor)
+                if index is not None:
+                    for run in storage.runs(sweep_id, _BY_INDEX, after=index - 1, limit=1):
+                        draft.tell(run)
+                value = core.drive(command(draft, *args, **kwargs), self.answer)
+                change = draft.change()
+                committed = self._try(draft, change)
+            if committed:
                 if change is not None:
                     self.notify(change)
                 return value, change
@@ -175,33 +185,40 @@ class Shell:
             SearchMissing: a new run is needed and there is no search.
         """
         proposer = _Proposer(self)
-        storage, sweep_id = self.storage, self.sweep_id
         conflicts = 0
-        try:
-            while True:
-                draft = Draft(storage.sweep(sweep_id), self.now())
-                decision = core.next_run(draft, agent, request_id, attached=attached, begin=begin)
-                value = core.drive(decision, proposer.answer)
-                change = draft.change()
-                try:
-                    if change is not None:
-                        storage.commit(change)
-                    break
-                except Conflict:
-                    conflicts += 1
-                    if conflicts >= MAX_CONFLICTS:
-                        raise
-        except OutcomeUnknown:
-            raise  # nor can anybody say whether the proposal was used
-        except BaseException:
-            proposer.close(None)
-            raise
-        proposer.close(change)
-        if change is None:
-            self.show(draft.base)
-        else:
-            self.notify(change)
-        return value
+        while True:
+            try:
+                value, change = self._hand_out(proposer, agent, request_id, attached=attached, begin=begin)
+            except Conflict:
+                conflicts += 1
+                if conflicts >= MAX_CONFLICTS:
+                    proposer.close(None)
+                    raise
+            except OutcomeUnknown:
+                raise  # nor can anybody say whether the proposal was used
+            except BaseException:
+                proposer.close(None)
+                raise
+            else:
+                proposer.close(change)
+                if change is not None:
+                    self.notify(change)
+                return value
+
+    def _hand_out(
+        self, proposer: _Proposer, agent: str, request_id: str | None, *, attached: bool, begin: bool
+    ) -> tuple[RunState | core.Idle, Change | None]:
+        """Decide once and commit; or Conflict."""
+        with self._turn:
+            draft = Draft(self.storage.sweep(self.sweep_id), self.now())
+            decision = core.next_run(draft, agent, request_id, attached=attached, begin=begin)
+            value = core.drive(decision, proposer.answer)
+            change = draft.change()
+            if change is None:
+                self.show(draft.base)
+            else:
+                self.storage.commit(change)
+            return value, change
 
     def elapse(self, *, deliver: bool = True) -> tuple[Event, ...]:
         """Commit one slice of what time has caused, if there is any; tell listeners and, if wanted, the agent."""
@@ -209,10 +226,12 @@ class Shell:
             state = self.load()
             if not state.leased and state.limits.time_limit is None:
                 return ()
-            draft = Draft(state, self.now())
-            core.drive(core.elapse(draft), self.answer)
-            change = draft.change()
-            if self._try(draft, change):
+            with self._turn:
+                draft = Draft(self.load(), self.now())
+                core.drive(core.elapse(draft), self.answer)
+                change = draft.change()
+                committed = self._try(draft, change)
+            if committed:
                 if change is None:
                     return ()
                 self.notify(change, deliver=deliver)

@@ -3,6 +3,9 @@
 The snapshots of a sweep and its runs are a fold over these (``evolve``), so an
 event carries whatever its decision used that no other event tells: a heartbeat,
 a deadline, whether the failure rule counts an end.
+
+A history keeps every one of them, so they have no slot for weak references:
+that is 24 bytes each.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ class OrderKind(Word):
     KILL = "kill"
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class Event:
     """Something that happened to a sweep.
 
@@ -62,7 +65,7 @@ class Event:
     actor: str | None
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class SweepCreated(Event):
     """A sweep was created, RUNNING."""
 
@@ -73,7 +76,7 @@ class SweepCreated(Event):
     objective: Objective | None
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class SweepStatusChanged(Event):
     """A sweep's status moved by ``trigger``."""
 
@@ -81,21 +84,21 @@ class SweepStatusChanged(Event):
     status: SweepStatus
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class LimitsChanged(Event):
     """Other limits hold from here on."""
 
     limits: Limits
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class SearchCompleted(Event):
     """The search was exhausted, reached its target, or was declared complete."""
 
     cause: Completion
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class BacklogAdded(Event):
     """Runs that ended in one of ``statuses``, or were withdrawn, are to be taken up again."""
 
@@ -103,12 +106,12 @@ class BacklogAdded(Event):
     withdrawn: bool
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class BacklogEmptied(Event):
     """Nothing is left of the oldest wish in the backlog."""
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class RunEvent(Event):
     """Something that happened to one run.
 
@@ -121,7 +124,7 @@ class RunEvent(Event):
     attempt: int
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class RunHandedOut(RunEvent):
     """An agent has the run; ``attached`` tells whether it was ordered to, or asked for it."""
 
@@ -130,14 +133,14 @@ class RunHandedOut(RunEvent):
     attached: bool
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class RunCreated(RunHandedOut):
     """A run was created and handed out."""
 
     config: FrozenDict
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class RunStarted(RunEvent):
     """The execution began; ``heartbeats`` tells whether it promised them."""
 
@@ -145,43 +148,43 @@ class RunStarted(RunEvent):
     heartbeats: bool
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class HeartbeatsPromised(RunEvent):
     """The first heartbeat of an execution that began without promising them."""
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class RunPreempting(RunEvent):
     """The execution said that it is being preempted."""
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class StopRequested(RunEvent):
     """The execution was asked to end."""
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class RunSuspected(RunEvent):
     """The execution was silent for too long; ``heard`` is its last sign."""
 
     heard: float
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class SuspicionLifted(RunEvent):
     """A sign newer than the suspicion was heard."""
 
     heard: float
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class RevokedLeaseHeard(RunEvent):
     """An execution whose run was killed or requeued is still alive, as of ``heard``."""
 
     heard: float
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class RunEnded(RunEvent):
     """A run got its verdict, or a presumption of loss was corrected.
 
@@ -206,7 +209,7 @@ class RunEnded(RunEvent):
     metrics: FrozenDict = EMPTY
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class RunRequeued(RunEvent):
     """A run was queued again; ``attempt`` is the next one."""
 
@@ -214,7 +217,7 @@ class RunRequeued(RunEvent):
     fate: Fate
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class OrderFailed(RunEvent):
     """An agent's hook raised; the order stays outstanding."""
 
@@ -222,7 +225,7 @@ class OrderFailed(RunEvent):
     message: str
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class LateReport(RunEvent):
     """An end was reported after the verdict, or by an execution that does not count; the verdict stands."""
 
@@ -235,14 +238,14 @@ class LateReport(RunEvent):
     metrics: FrozenDict = EMPTY
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class LeaseEnded(RunEvent):
     """An execution without a say is known to be gone, or is given up as lost."""
 
     fate: Fate
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class DeadlineMoved(RunEvent):
     """Changed limits moved the time at which time acts on the run."""
 

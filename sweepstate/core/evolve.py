@@ -413,8 +413,7 @@ def _order_failed(_sweep: _Fields, run: _Fields, event: ev.OrderFailed) -> None:
 
 
 def _late_report(sweep: _Fields, run: _Fields, event: ev.LateReport) -> None:
-    if event.attempt not in run["late"]:
-        run["late"] = (*run["late"], event.attempt)
+    run["late"] = (*run["late"], event.attempt)
     if event.fate is ev.Fate.GONE:
         _lease(sweep, run, None)
 

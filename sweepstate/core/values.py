@@ -30,7 +30,7 @@ class FrozenDict(dict[str, Any]):
 
     __slots__ = ()
 
-    if not TYPE_CHECKING:  # their signatures are dict's; what they do is not
+    if not TYPE_CHECKING:  # pragma: no branch - their signatures are dict's; what they do is not
 
         def _refuse(self, *_args: object, **_kwargs: object) -> Never:
             raise TypeError("this mapping is part of a snapshot and cannot be changed; change a copy: dict(...)")

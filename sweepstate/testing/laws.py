@@ -15,7 +15,6 @@ Laws 7, 11 and 12 are about what did not happen, or could: ``explore`` checks th
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
@@ -174,7 +173,7 @@ def _check_best(sweep: SweepState, finished: Sequence[RunState]) -> None:
     """Check the best run; of equal ones the first to finish wins, which only the history tells."""
     objective = sweep.objective
     values = [] if objective is None else [(_value(run, objective), run.index) for run in finished]
-    numbers = {value for value, _ in values if value is not None and not math.isnan(value)}
+    numbers = {value for value, _ in values if value is not None and value == value}  # noqa: PLR0124 - NaN; math.isnan refuses large integers
     wanted = None
     if objective is not None and numbers:
         wanted = min(numbers) if objective.goal == "minimize" else max(numbers)
@@ -206,10 +205,7 @@ def _check_commit(before: Snapshots | None, change: Change, *, replays: bool) ->
     """Check a commit; ``replays`` is False where the snapshots are a replay of the events anyway."""
     _check_numbers(before, change)
     if before is None:
-        # A search without points is complete from the start, and its sweep FINISHED in the same commit.
-        alone = len(change.events) == 1 or change.sweep.complete
-        if change.runs or not isinstance(change.events[0], ev.SweepCreated) or not alone:
-            raise LawViolation(10, f"creating a sweep writes the sweep alone, not {_kinds(change)}")
+        _check_created(change)
         return
     _check_touched(before, change)
     model = _follow(before, change.events)
@@ -223,6 +219,18 @@ def _check_commit(before: Snapshots | None, change: Change, *, replays: bool) ->
         raise LawViolation(5, f"cancelled, with {after.pending} runs PENDING and {after.running} RUNNING")
     if replays:
         _check_replay(before, change)
+
+
+def _check_created(change: Change) -> None:
+    """Check the commit that creates a sweep: it writes nothing else, but that a search without points finishes it."""
+    first, *others = change.events
+    finished = [event for event in others if isinstance(event, ev.SweepStatusChanged)]
+    if change.runs or not isinstance(first, ev.SweepCreated) or len(others) > 1 or others != finished:
+        raise LawViolation(10, f"creating a sweep writes the sweep alone, not {_kinds(change)}")
+    if any(event.status is not SweepStatus.FINISHED for event in finished):
+        raise LawViolation(4, f"a new sweep is RUNNING, or FINISHED if there is nothing to do: {others}")
+    if finished:
+        _check_finished(change.sweep)
 
 
 def _check_numbers(before: Snapshots | None, change: Change) -> None:

@@ -58,28 +58,28 @@ BRIEF: Final[dict[str, Any]] = {**SMALL, "retries": ()}
 
 # One run, everything that can happen to it: limits, what else is given, states, transitions.
 ONE_RUN: Final[dict[str, tuple[Limits, dict[str, Any], int, int]]] = {
-    "one slot": (Limits(max_active=1, max_preemptions=1, launch_attempts=1), {}, 2874, 45829),
-    "run cap": (Limits(run_cap=1, max_preemptions=0, launch_attempts=1), {"size": 1}, 1012, 14372),
-    "retries": (Limits(max_preemptions=0, launch_attempts=1, retries={CRASHED: 1}), SMALL, 1581, 22680),
+    "one slot": (Limits(max_active=1, max_preemptions=1, launch_attempts=1), {}, 3218, 51517),
+    "run cap": (Limits(run_cap=1, max_preemptions=0, launch_attempts=1), {"size": 1}, 1128, 16138),
+    "retries": (Limits(max_preemptions=0, launch_attempts=1, retries={CRASHED: 1}), SMALL, 1925, 28155),
     "early failures": (
         Limits(max_preemptions=0, launch_attempts=1, failure=FailureRule(rate=(0.5, 1), within=(1, 60.0))),
         BRIEF,
-        2260,
-        30102,
+        2728,
+        37084,
     ),
-    "time limit": (Limits(max_preemptions=0, launch_attempts=1, time_limit=3600.0), BRIEF, 2177, 29757),
-    "target": (Limits(max_preemptions=0, launch_attempts=2), {**BRIEF, "objective": LOSS}, 995, 13651),
+    "time limit": (Limits(max_preemptions=0, launch_attempts=1, time_limit=3600.0), BRIEF, 2640, 36482),
+    "target": (Limits(max_preemptions=0, launch_attempts=2), {**BRIEF, "objective": LOSS}, 1215, 16791),
     "limits that change": (
         Limits(max_preemptions=0, launch_attempts=1),
         {**BRIEF, "changes": [{"failure": FailureRule(streak=1)}]},
-        2921,
-        41850,
+        3569,
+        51619,
     ),
     "retried by status": (
         Limits(max_active=1, max_preemptions=0, launch_attempts=1),
-        {**SMALL, "retries": [{FAILED}, {CRASHED}, {KILLED}, RETRYABLE]},
-        2473,
-        43667,
+        {**SMALL, "retries": [{FAILED}, {KILLED}]},
+        4091,
+        68235,
     ),
 }
 
@@ -102,7 +102,7 @@ def assert_ends(seen: Exploration) -> None:
 
 def test_one_run_with_three_attempts_is_seen_in_full() -> None:
     seen = explore(Limits(max_active=1, max_preemptions=1, launch_attempts=1), runs=1, attempts=3, **SMALL)
-    assert (seen.complete, seen.states, seen.transitions) == (True, 3733, 60802)
+    assert (seen.complete, seen.states, seen.transitions) == (True, 4573, 74646)
     assert seen.pruned > 0
     assert seen.cells == all_cells() - UNASKED
     # What is behind a fourth attempt was not looked at, and the figures say so.
@@ -118,7 +118,7 @@ def test_two_runs_with_any_number_of_attempts_are_seen_in_full_or_as_deep_as_the
     record_property("exploration", str(seen))
     assert seen.depth >= 5
     if seen.complete:
-        assert (seen.states, seen.transitions) == (10863, 217670)
+        assert (seen.states, seen.transitions) == (13683, 275602)
         assert_ends(seen)
         assert seen.cells == all_cells() - UNASKED
 

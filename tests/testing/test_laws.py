@@ -17,7 +17,7 @@ from sweepstate.core import events as ev
 from sweepstate.core.decide import Change, Draft
 from sweepstate.core.evolve import Snapshots, replay
 from sweepstate.core.lifecycle import SweepTrigger
-from sweepstate.core.questions import ByIndex, RunQuery
+from sweepstate.core.questions import ByIndex, Exhausted, RunQuery
 from sweepstate.core.state import RunState, SweepState, changed
 from sweepstate.core.status import Cause, SweepStatus
 from sweepstate.core.values import EMPTY
@@ -96,6 +96,45 @@ def test_a_history_that_the_library_made_keeps_all_laws() -> None:
     sweep.cancel()
     sweep.reopen(retry={RunStatus.FAILED})
     sweep.execute(lambda _run: {"loss": 1.0})
+    check_laws(sweep.storage, "s")
+
+
+def test_a_sweep_without_points_is_finished_in_the_commit_that_creates_it() -> None:
+    class Nothing:
+        size = 0
+
+        def propose(self, _index: int, _history: object) -> Exhausted:
+            return Exhausted()
+
+    sweep = Sweep(Nothing(), id="s")
+    assert sweep.status is SweepStatus.FINISHED
+    check_laws(sweep.storage, "s")
+
+
+@pytest.mark.parametrize("status", [SweepStatus.FINISHED, SweepStatus.PAUSED])
+def test_law_4_a_new_sweep_is_neither_running_nor_complete(status: SweepStatus) -> None:
+    created = ev.SweepCreated(1, 1, 0.0, None, None, "s", None, None, Limits(), None)
+    moved = ev.SweepStatusChanged(2, 1, 0.0, None, None, SweepTrigger.PAUSE, status)
+    with pytest.raises(LawViolation) as caught:
+        check_commit(None, Change("s", 0, replay([created, moved]).sweep, (), (created, moved)))
+    assert caught.value.law == 4
+
+
+def test_law_10_creating_a_sweep_does_something_else_too() -> None:
+    created = ev.SweepCreated(1, 1, 0.0, None, None, "s", None, None, Limits(), None)
+    other = ev.LimitsChanged(2, 1, 0.0, None, None, Limits())
+    with pytest.raises(LawViolation) as caught:
+        check_commit(None, Change("s", 0, replay([created, other]).sweep, (), (created, other)))
+    assert caught.value.law == 10
+
+
+def test_metrics_that_no_float_can_hold_are_ranked() -> None:
+    sweep = Sweep(Grid({"x": [1, 2, 3]}), id="s", objective=Objective("loss"))
+    for value in (10**400, float("nan"), 10**399):
+        run = claimed(sweep)
+        run.start()
+        run.finish(loss=value)
+    assert sweep.best == sweep[2]
     check_laws(sweep.storage, "s")
 
 

@@ -156,7 +156,7 @@ def _end_current(draft: Draft, run: RunState, execution: str | None, report: End
         row = RunRow.CRASHED  # after a cancel no run's status changes
     manner = manner_of(run)
     trigger = ENDING[report.how][manner]
-    cell = RUN[row][trigger]
+    cell = Mark.REFUSED if row is RunRow.QUEUED else RUN[row][trigger]  # nobody has it, so nothing of it can end
     if not isinstance(cell, Mark):
         if cell is not RunStatus.PENDING:
             cause = Cause.STOPPED if manner is Manner.ASKED and trigger is RunTrigger.KILL else _CAUSE[trigger]
@@ -294,10 +294,8 @@ def release(draft: Draft, index: int, attempt: int, *, begun: bool = False) -> D
         return
     row = run.row
     if row is RunRow.RUNNING and not begun:
-        remedy = "it has begun; report its end, or mark it as preempting first"
-        raise IllegalTransition(
-            "run", run_id(draft, run), row, "release", ("fail", "finish", "mark_preempting"), remedy
-        )
+        remedy = "it has begun; report its end, or gone() when nothing of it executes"
+        raise IllegalTransition("run", run_id(draft, run), row, "release", ("fail", "finish", "gone"), remedy)
     if manner_of(run) is Manner.ASKED:
         kill(draft, run, Cause.STOPPED, Fate.GONE)  # giving it back does not undo that somebody stopped it
     elif row is RunRow.HELD or row is RunRow.RUNNING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 from ..events import Fate, LeaseEnded, Requeue, RevokedLeaseHeard, RunSuspected, SuspicionLifted
 from ..lifecycle import ENDING, Exit, RunTrigger
@@ -34,11 +34,7 @@ def elapse(draft: Draft, limit: int = SLICE) -> Decision[None]:
 def _act_on_due(draft: Draft, due: Sequence[RunState]) -> Decision[None]:
     heard = yield from _heard([run for run in due if _needs_hearing(run)], draft)
     for run in due:
-        if run.due_at is None or run.due_at > draft.at:
-            continue  # what happened to another run of this slice has settled it
-        lease = run.lease
-        if lease is None:
-            continue
+        lease = cast(Lease, run.lease)  # only what is leased has a deadline
         if lease.revoked_at is not None:
             _revoked(draft, run, lease.revoked_at, heard.get(run.index))
         elif not lease.began:

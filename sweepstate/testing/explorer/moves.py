@@ -44,6 +44,8 @@ class Move:
         proposal: what the search answers if it is asked.
         fresh: whether it needs a request id of its own.
         ordered: whether it may depend on the order of the runs, beyond the run that it names.
+        alone: whether time acts on the run that it names, and no further: a slice that ends with it. Which
+            run's deadline is the first of several is not known to a state, so each of them may be.
         asks: the trigger that it asks for by its own name, where it is one.
         how: how an execution ended, where it is that.
     """
@@ -59,6 +61,7 @@ class Move:
     proposal: FrozenDict | Wait | Exhausted = EMPTY
     fresh: bool = False
     ordered: bool = False
+    alone: bool = False
     asks: SweepTrigger | RunTrigger | None = None
     how: Exit | None = None
 
@@ -86,7 +89,6 @@ class Moves:
         changes: the changes of limits that are tried.
         executions: whether executions say who they are, and strangers report.
         attached: whether an attached agent asks for runs, beside a worker.
-        slices: whether ticks that act on one run alone are tried.
         every_attempt: whether each older attempt reports late, or only the newest of them.
     """
 
@@ -99,14 +101,14 @@ class Moves:
         changes: Sequence[Mapping[str, Any]],
         executions: bool,
         attached: bool,
-        slices: bool,
         every_attempt: bool,
     ) -> None:
         self._runs = runs
         self._executions = executions
         self._every_attempt = every_attempt
+        self._slices = runs > 1
         self._ends = tuple(_ends(objective))
-        self._of_sweep = (TIME, *_commands(retries, changes), *_ticks(slices=slices))
+        self._of_sweep = (TIME, *_commands(retries, changes), Move("tick", core.elapse, ordered=True))
         self._asking = tuple(_asking(attached=attached))
         self._exhausted = Move(
             "a worker asks; the search is exhausted",
@@ -160,9 +162,13 @@ class Moves:
             moves += self._older(index, leased, "leased", named=named)
         for number in older if self._every_attempt else older[:1]:
             moves += self._older(index, number, "older", named=False)
-        if order is not None and leased is not None:
-            args = (index, leased, order, "refused")
-            moves.append(Move(f"{order} cannot be delivered", core.order_failed, args, index=index, attempt=leased))
+        if leased is not None:
+            if self._slices:
+                moves.append(Move("a tick reaches it alone", core.elapse, (1,), index=index, alone=True))
+            # Where none is outstanding: it was on its way when what it was for happened.
+            kind = order or OrderKind.START
+            args = (index, leased, kind, "refused")
+            moves.append(Move(f"{kind} cannot be delivered", core.order_failed, args, index=index, attempt=leased))
         return tuple(moves)
 
     def _current(self, index: int, row: RunRow, attempt: int, leased: int | None, *, named: bool) -> Iterator[Move]:
@@ -254,12 +260,6 @@ def _commands(retries: Sequence[frozenset[RunStatus]], changes: Sequence[Mapping
     for change in changes:
         said = ", ".join(f"{name}={value}" for name, value in change.items())
         yield Move(f"set_limits({said})", core.set_limits, (change,), command=True, ordered=True)
-
-
-def _ticks(*, slices: bool) -> Iterator[Move]:
-    yield Move("tick", core.elapse, ordered=True)
-    if slices:
-        yield Move("tick for one run", core.elapse, (1,), ordered=True)
 
 
 def _asking(*, attached: bool) -> Iterator[Move]:

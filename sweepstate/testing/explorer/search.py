@@ -142,7 +142,7 @@ def explore(
         >>> limits = Limits(run_cap=1, max_preemptions=0, launch_attempts=1)
         >>> exploration = explore(limits, runs=1, retries=(), executions=False, attached=False)
         >>> exploration.complete, exploration.states
-        (True, 463)
+        (True, 563)
     """
     explorer = Explorer(
         limits or Limits(),
@@ -195,7 +195,10 @@ class Explorer:
         self._runs = runs
         self._attempts = attempts
         self._symmetric = symmetric
-        self._abstraction = Abstraction([limits, *varied], attempts=attempts is not None, symmetric=symmetric)
+        sets = {frozenset(each) for each in retries}
+        self._abstraction = Abstraction(
+            [limits, *varied], attempts=attempts is not None, symmetric=symmetric, wishes=len(sets)
+        )
         self._moves = Moves(
             runs=runs,
             objective=objective,
@@ -203,7 +206,6 @@ class Explorer:
             changes=self._changes,
             executions=executions,
             attached=attached,
-            slices=runs > 1,
             every_attempt=attempts is not None,
         )
         self.start: World = World(_create(limits, size, objective), (), (), 0.0)
@@ -248,8 +250,9 @@ class Explorer:
             return None, None
         draft = Draft(world.sweep, world.now)
         args: tuple[Any, ...] = (*move.args, f"r{world.sweep.version}") if move.fresh else move.args
+        answers = Answers(world, self._runs, move.proposal, move.index if move.alone else None)
         try:
-            value = drive(move.decide(draft, *args, **move.options), Answers(world, self._runs, move.proposal))
+            value = drive(move.decide(draft, *args, **move.options), answers)
         except SweepstateError as error:
             raise Refused from error
         change = draft.change()

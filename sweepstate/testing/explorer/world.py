@@ -11,9 +11,11 @@ either derived from what it has, or never read by a decision again:
   A version is compared with another in one place, where a wish of the backlog
   asks whether a run's status changed since; the key has the answer (is the run
   wanted?), which can only turn from yes to no, and does so with the status.
-  A wish that wants no run any more is left out: it is taken off unseen before
-  anything depends on it. What a wish asked for stays, because a later wish that
-  contains it replaces it, unless it was begun. (``if_version`` is not explored.)
+  A wish that wants no run any more is left out: it is taken off before anything
+  depends on it. But if it was not begun, the same wish said again takes its place
+  in the order, so it stays where there are several that can be said. (Those of
+  ``reopen`` cannot: it always finds an empty backlog.) ``if_version`` is not
+  explored.
 - *Attempts* are compared with the run's current one and with the leased one,
   so the key has whether the lease is the current attempt's, and no number. All
   attempts older than the leased one are alike: their reports only leave evidence.
@@ -22,8 +24,8 @@ either derived from what it has, or never read by a decision again:
   hangs on (created, started, ended) is left out. A heartbeat counts where it is
   newer than what the suspicion or the revocation knows.
 - *Leases.* What a lease says of a RUNNING or PENDING attempt ends with the
-  verdict: after it, only whose it is, whether it named its execution, whether it
-  is lost, and when it was last heard are asked for. Before the start, an
+  verdict: after it, only whose it is, whether it began and named its execution,
+  whether it is lost, and when it was last heard are asked for. Before the start, an
   attached agent's lease has no deadline. An attempt that was asked to stop ends
   FINISHED or KILLED, so whether it is preempting, and how often it was, matters
   no more. Names: every hand-out is asked for with a new request id, and agents
@@ -59,7 +61,7 @@ import attrs
 from ...core.lifecycle import REVIVABLE
 from ...core.limits import Limits
 from ...core.questions import Due, Exhausted, LastHeard, Question, Runs, Silent, Wait
-from ...core.state import Lease, RunState, SweepState, changed
+from ...core.state import Backlog, Lease, RunState, SweepState, changed
 from ...core.status import Cause, RunStatus
 from ...core.values import EMPTY, FrozenDict
 
@@ -93,14 +95,18 @@ class Answers:
 
     Attributes:
         proposal: what the search answers, up to its last run; behind that it is exhausted.
+        only: the run that time acts on; None for all.
     """
 
-    __slots__ = ("_bound", "_world", "proposal")
+    __slots__ = ("_bound", "_world", "only", "proposal")
 
-    def __init__(self, world: World, bound: int, proposal: FrozenDict | Wait | Exhausted = EMPTY) -> None:
+    def __init__(
+        self, world: World, bound: int, proposal: FrozenDict | Wait | Exhausted = EMPTY, only: int | None = None
+    ) -> None:
         self._world = world
         self._bound = bound
         self.proposal: FrozenDict | Wait | Exhausted = proposal
+        self.only = only
 
     def __call__(self, question: Question) -> object:
         """Return the answer that a storage or a search would give."""
@@ -114,14 +120,21 @@ class Answers:
 
     def _runs(self, question: Runs) -> list[RunState]:
         query, runs = question.query, self._world.runs
-        if isinstance(query, Due):
-            due = [(run.due_at, run.index) for run in runs if run.due_at is not None and run.due_at <= query.at]
-            return [runs[index] for _, index in sorted(due)[: question.limit]]
-        if isinstance(query, Silent):
-            silent = [(self._heard(run, run.lease), run.index) for run in runs if run.lease and query.watches(run)]
-            return [runs[index] for heard, index in sorted(silent)[: question.limit] if heard <= query.since]
+        if isinstance(query, (Due, Silent)):
+            concerned = runs if self.only is None else (runs[self.only],)
+            timed = [(at, run.index) for run in concerned if (at := self._time_of(run, query)) is not None]
+            return [runs[index] for _, index in sorted(timed)[: question.limit]]
         after = question.after
         return [run for run in runs if run.index > after and query.matches(run)][: question.limit]
+
+    def _time_of(self, run: RunState, query: Due | Silent) -> float | None:
+        """Return the time that a run comes by in the answer; None if it is not in it."""
+        if isinstance(query, Due):
+            return run.due_at if run.due_at is not None and run.due_at <= query.at else None
+        if run.lease is None or not query.watches(run):
+            return None
+        heard = self._heard(run, run.lease)
+        return heard if heard <= query.since else None
 
     def _heard(self, run: RunState, lease: Lease) -> float:
         heard = last_heard(self._world, run.index, lease.attempt)
@@ -152,9 +165,11 @@ class Abstraction:
         limits: all limits that may hold, quantised.
         attempts: whether the number of an attempt is part of the key; needed where it is bounded.
         symmetric: whether worlds that differ in the order of their runs have one key.
+        wishes: how many sets of statuses are retried.
     """
 
-    def __init__(self, limits: Sequence[Limits], *, attempts: bool, symmetric: bool) -> None:
+    def __init__(self, limits: Sequence[Limits], *, attempts: bool, symmetric: bool, wishes: int) -> None:
+        self._ordered = wishes > 1
         rules = [each.failure for each in limits if each.failure is not None]
         self._numbered = attempts
         self._symmetric = symmetric
@@ -171,7 +186,7 @@ class Abstraction:
         """Return the key of a world: equal for worlds that have the same future."""
         sweep, now = world.sweep, world.now
         runs = world.runs
-        wishes = [wish for wish in sweep.backlog if any(wish.wants(run) for run in runs)]
+        wishes = [wish for wish in sweep.backlog if self._placed(wish) or any(wish.wants(run) for run in runs)]
         reopened = sweep.reopened if self._counted and sweep.status in REVIVABLE else -2
         parts: list[int] = []
         name = self._names
@@ -186,6 +201,10 @@ class Abstraction:
         for part_name in parts:
             key = key << _BITS | part_name
         return key
+
+    def _placed(self, wish: Backlog) -> bool:
+        """Return whether a wish has a place in the order even if it wants no run: whether it can be said again."""
+        return self._ordered and wish.cursor < 0 and not wish.withdrawn
 
     def sweep(self, world: World, wishes: tuple[object, ...]) -> tuple[object, ...]:
         """Return what the key has of the sweep itself."""
@@ -238,7 +257,7 @@ class Abstraction:
             return ("lost", whose, named)
         if lease.revoked_at is not None:
             newer = heard if heard is not None and heard > lease.revoked_at else None
-            return ("revoked", whose, named, self._since(lease.revoked_at, now), self._since(newer, now))
+            return ("revoked", whose, lease.began, named, self._since(lease.revoked_at, now), self._since(newer, now))
         if not lease.began:
             return ("held", None if lease.attached else self._since(lease.since, now), lease.launch_failures)
         silent: float | None = None
