@@ -8,8 +8,9 @@ chooses a status.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from .core import decide as core
 from .core.decide import Change, Decision, Draft
@@ -27,6 +28,24 @@ _T = TypeVar("_T")
 MAX_CONFLICTS: Final = 64
 _BY_INDEX: Final = ByIndex()
 _PAGE: Final = 256
+
+
+# One lock for each sweep of a storage, as long as a handle of it lives in this process.
+_TURNS: Final[WeakKeyDictionary[Storage, WeakValueDictionary[str, Any]]] = WeakKeyDictionary()
+_TURNS_LOCK: Final = Lock()
+
+
+def _turn_of(storage: Storage, sweep_id: str) -> Any:
+    """Return the lock that the handles of one sweep share in this process."""
+    with _TURNS_LOCK:
+        try:
+            turns = _TURNS.setdefault(storage, WeakValueDictionary())
+        except TypeError:  # a storage that cannot be a key: its handles only share what they are copies of
+            return RLock()
+        turn = turns.get(sweep_id)
+        if turn is None:
+            turn = turns[sweep_id] = RLock()
+        return turn
 
 
 class Shell:
@@ -60,9 +79,9 @@ class Shell:
         self.listeners: list[Listener] = list(listeners)
         self.on_listener_error = on_listener_error
         self.heartbeats: Heartbeats | None = storage if isinstance(storage, Heartbeats) else None
-        # The threads of one handle take turns to decide and commit: outrunning each other, one of them might never win.
-        # No agent and no listener is called meanwhile.
-        self._turn = RLock()
+        # Threads take turns to decide and commit: outrunning each other, one of them might never win. No agent and
+        # no listener is called meanwhile.
+        self._turn = _turn_of(storage, sweep_id)
         #: Told of every change after the listeners; this is how an attached agent gets its orders.
         self.on_commit: Callable[[Change], None] | None = None
         self.state: SweepState = SweepState(id=sweep_id)
@@ -76,7 +95,7 @@ class Shell:
         return kept
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        self.__dict__.update(kept, _turn=RLock())
+        self.__dict__.update(kept, _turn=_turn_of(kept["storage"], kept["sweep_id"]))
 
     def now(self) -> float:
         """Return POSIX seconds.
