@@ -106,7 +106,7 @@ class Answers:
         self._world = world
         self._bound = bound
         self.proposal: FrozenDict | Wait | Exhausted = proposal
-        self.only = only
+        self.only: int | None = only
 
     def __call__(self, question: Question) -> object:
         """Return the answer that a storage or a search would give."""
