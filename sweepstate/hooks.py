@@ -7,6 +7,7 @@ has what proves an implementation.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import attrs
@@ -129,6 +130,92 @@ class Timekeeper(Protocol):
         ...
 
 
+@runtime_checkable
+class Turns(Protocol):
+    """What a storage adds so that processes contending for a sweep take turns, instead of outrunning each other.
+
+    No promise rests on it: a commit is checked against its version all the same.
+    """
+
+    def turn(self, sweep_id: str) -> AbstractContextManager[Storage]:
+        """Keep everybody else from committing to a sweep while the context is open.
+
+        Its value is a storage to read from and to commit to once, with heartbeats if this storage has them.
+        Leaving it without a commit writes nothing. No stranger's code is called meanwhile.
+        """
+        ...
+
+
+class AsyncStorage(Protocol):
+    """``Storage`` for an event loop: the same promises, awaited. A cancelled call is whole or did nothing."""
+
+    async def sweep(self, sweep_id: str) -> SweepState:
+        """Return a sweep's snapshot; see ``Storage.sweep``."""
+        ...
+
+    async def runs(self, sweep_id: str, query: RunQuery, *, after: int = -1, limit: int) -> Sequence[RunState]:
+        """Return at most ``limit`` runs that a query means; see ``Storage.runs``."""
+        ...
+
+    async def commit(self, change: Change) -> None:
+        """Write a change, all or nothing; see ``Storage.commit``."""
+        ...
+
+    async def events(self, sweep_id: str, *, after: int = 0, limit: int) -> Sequence[Event]:
+        """Return the events numbered above ``after``; see ``Storage.events``."""
+        ...
+
+
+@runtime_checkable
+class AsyncHeartbeats(Protocol):
+    """``Heartbeats`` for an event loop."""
+
+    async def beat(
+        self, sweep_id: str, index: int, attempt: int, at: float, metrics: Mapping[str, float] | None
+    ) -> None:
+        """Keep a sign of life; see ``Heartbeats.beat``."""
+        ...
+
+    async def last_heard(self, sweep_id: str, leases: Sequence[tuple[int, int]]) -> Sequence[float | None]:
+        """Return when each attempt was last heard; see ``Heartbeats.last_heard``."""
+        ...
+
+    async def last_metrics(self, sweep_id: str, index: int) -> Mapping[str, float] | None:
+        """Return what a run last reported on the way; see ``Heartbeats.last_metrics``."""
+        ...
+
+
+@runtime_checkable
+class AsyncCatalog(Protocol):
+    """``Catalog`` for an event loop."""
+
+    async def sweeps(self, *, after: str = "", limit: int) -> Sequence[SweepState]:
+        """Return at most ``limit`` sweeps, by id; see ``Catalog.sweeps``."""
+        ...
+
+    async def delete(self, sweep_id: str) -> None:
+        """Forget a sweep; see ``Catalog.delete``."""
+        ...
+
+
+@runtime_checkable
+class AsyncTimekeeper(Protocol):
+    """``Timekeeper`` for an event loop."""
+
+    async def now(self) -> float:
+        """Return POSIX seconds."""
+        ...
+
+
+@runtime_checkable
+class AsyncTurns(Protocol):
+    """``Turns`` for an event loop."""
+
+    def turn(self, sweep_id: str) -> AbstractAsyncContextManager[AsyncStorage]:
+        """Keep everybody else from committing to a sweep while the context is open; see ``Turns.turn``."""
+        ...
+
+
 @attrs.frozen
 class Ended:
     """A run that got its verdict, as a search sees it.
@@ -161,7 +248,9 @@ class Search(Protocol):
 
     A search that is plain data (``name`` and ``settings()``) is stored with its sweep, so that any
     process can hand out runs; see ``sweepstate.search``. A ``discard(index, config)`` method, if there
-    is one, is told of proposals that were not used.
+    is one, is told of proposals that were not used. An attribute ``by_index = True`` says that what it
+    proposes depends on the index alone and is there at once, as with ``Grid`` and ``Random``: then it
+    is asked while others wait for their turn, and on an event loop without a thread.
     """
 
     @property

@@ -8,8 +8,10 @@ chooses a status.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from threading import Lock, RLock
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from .core import decide as core
@@ -19,7 +21,7 @@ from .core.events import Event, RunEnded
 from .core.questions import ByIndex, Exhausted, LastHeard, Proposal, Question, Runs, Silent, Wait
 from .core.state import RunState, SweepState
 from .core.values import FrozenDict, check_number, check_text, describe_error, freeze_mapping, show
-from .hooks import Agent, Clock, Ended, Heartbeats, Listener, ListenerErrorHandler, Search, Storage
+from .hooks import Agent, Clock, Ended, Heartbeats, Listener, ListenerErrorHandler, Search, Storage, Turns
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -79,6 +81,8 @@ class Shell:
         self.listeners: list[Listener] = list(listeners)
         self.on_listener_error = on_listener_error
         self.heartbeats: Heartbeats | None = storage if isinstance(storage, Heartbeats) else None
+        self._turns: Turns | None = storage if isinstance(storage, Turns) else None
+        self._here = nullcontext(storage)
         # Threads take turns to decide and commit: outrunning each other, one of them might never win. No agent and
         # no listener is called meanwhile.
         self._turn = _turn_of(storage, sweep_id)
@@ -128,17 +132,17 @@ class Shell:
         rows = self.storage.runs(self.sweep_id, _BY_INDEX, after=index - 1, limit=1)
         return rows[0] if rows and rows[0].index == index else None
 
-    def answer(self, question: Question) -> object:
+    def answer(self, storage: Storage, question: Question) -> object:
         """Answer a question of a decision; ``Proposal`` is answered where runs are handed out."""
         if type(question) is Runs:
             query = question.query
             if self.heartbeats is None and isinstance(query, Silent):
                 return ()  # without heartbeats, silence means nothing
-            return self.storage.runs(self.sweep_id, query, after=question.after, limit=question.limit)
+            return storage.runs(self.sweep_id, query, after=question.after, limit=question.limit)
         if isinstance(question, LastHeard):
             if self.heartbeats is None:
                 return (None,) * len(question.leases)
-            return self.heartbeats.last_heard(self.sweep_id, question.leases)
+            return cast(Heartbeats, storage).last_heard(self.sweep_id, question.leases)
         raise SearchMissing(self.sweep_id, -1, f"no search can answer {question!r} here")
 
     # --- decide, commit --------------------------------------------------------------------------
@@ -169,31 +173,41 @@ class Shell:
         **kwargs: _P.kwargs,
     ) -> tuple[_T, Change | None]:
         """Do what ``commit`` does, for what was checked already; the run it is about is read beforehand."""
-        storage, sweep_id = self.storage, self.sweep_id
+        sweep_id = self.sweep_id
+        outrun = False
         while True:
-            with self._turn:
+            with self._turn, self._place(outrun) as storage:
                 draft = Draft(storage.sweep(sweep_id), self.now(), reason, actor)
                 if index is not None:
                     for run in storage.runs(sweep_id, _BY_INDEX, after=index - 1, limit=1):
                         draft.tell(run)
-                value = core.drive(command(draft, *args, **kwargs), self.answer)
+                value = core.drive(command(draft, *args, **kwargs), partial(self.answer, storage))
                 change = draft.change()
-                committed = self._try(draft, change)
-            if committed:
+                outrun = self._outrun(storage, draft, change)
+            if not outrun:
                 if change is not None:
                     self.notify(change)
                 return value, change
 
-    def _try(self, draft: Draft, change: Change | None) -> bool:
-        """Commit what was decided, if anything; return whether it was not outrun."""
+    def _place(self, outrun: bool) -> AbstractContextManager[Storage]:  # noqa: FBT001 - whether the last try was
+        """Return where to decide: on the storage; after a Conflict in a turn of its own, if it has such.
+
+        So contention costs one Conflict and no more, and who is alone pays nothing.
+        """
+        if outrun and self._turns is not None:
+            return self._turns.turn(self.sweep_id)
+        return self._here
+
+    def _outrun(self, storage: Storage, draft: Draft, change: Change | None) -> bool:
+        """Commit what was decided, if anything; return whether somebody else came first."""
         if change is None:
             self.show(draft.base)
-            return True
-        try:
-            self.storage.commit(change)
-        except Conflict:
             return False
-        return True
+        try:
+            storage.commit(change)
+        except Conflict:
+            return True
+        return False
 
     def hand_out(self, agent: str, request_id: str | None, *, attached: bool, begin: bool) -> RunState | core.Idle:
         """Hand out a run. A proposal that met a Conflict is used again while its index is free.
@@ -207,7 +221,10 @@ class Shell:
         conflicts = 0
         while True:
             try:
-                value, change = self._hand_out(proposer, agent, request_id, attached=attached, begin=begin)
+                with self._turn:
+                    proposer.fetch()
+                    place = self._place(conflicts > 0)
+                    value, change = self._hand_out(place, proposer, agent, request_id, attached=attached, begin=begin)
             except Conflict:
                 conflicts += 1
                 if conflicts >= MAX_CONFLICTS:
@@ -225,32 +242,41 @@ class Shell:
                 return value
 
     def _hand_out(
-        self, proposer: _Proposer, agent: str, request_id: str | None, *, attached: bool, begin: bool
+        self,
+        place: AbstractContextManager[Storage],
+        proposer: _Proposer,
+        agent: str,
+        request_id: str | None,
+        *,
+        attached: bool,
+        begin: bool,
     ) -> tuple[RunState | core.Idle, Change | None]:
         """Decide once and commit; or Conflict."""
-        with self._turn:
-            draft = Draft(self.storage.sweep(self.sweep_id), self.now())
+        with place as storage:
+            proposer.alone = place is not self._here
+            draft = Draft(storage.sweep(self.sweep_id), self.now())
             decision = core.next_run(draft, agent, request_id, attached=attached, begin=begin)
-            value = core.drive(decision, proposer.answer)
+            value = core.drive(decision, partial(proposer.answer, storage))
             change = draft.change()
             if change is None:
                 self.show(draft.base)
             else:
-                self.storage.commit(change)
+                storage.commit(change)
             return value, change
 
     def elapse(self, *, deliver: bool = True) -> tuple[Event, ...]:
         """Commit one slice of what time has caused, if there is any; tell listeners and, if wanted, the agent."""
+        outrun = False
         while True:
             state = self.load()
             if not state.leased and state.limits.time_limit is None:
                 return ()
-            with self._turn:
-                draft = Draft(self.load(), self.now())
-                core.drive(core.elapse(draft), self.answer)
+            with self._turn, self._place(outrun) as storage:
+                draft = Draft(storage.sweep(self.sweep_id), self.now())
+                core.drive(core.elapse(draft), partial(self.answer, storage))
                 change = draft.change()
-                committed = self._try(draft, change)
-            if committed:
+                outrun = self._outrun(storage, draft, change)
+            if not outrun:
                 if change is None:
                     return ()
                 self.notify(change, deliver=deliver)
@@ -302,30 +328,45 @@ def check_said(reason: str | None, actor: str | None) -> None:
 class _Proposer:
     """Answers a decision's questions, and keeps the search's proposal over Conflicts."""
 
-    __slots__ = ("_config", "_index", "_shell")
+    __slots__ = ("_config", "_index", "_shell", "_wanted", "alone")
 
     def __init__(self, shell: Shell) -> None:
         self._shell = shell
         self._index = -1
-        self._config: FrozenDict | None = None
+        self._config: FrozenDict | Wait | Exhausted | None = None
+        # The index to be proposed for before the next turn is taken.
+        self._wanted: int | None = None
+        #: Whether others wait for the turn in which the decision is made.
+        self.alone = False
 
-    def answer(self, question: Question) -> object:
+    def answer(self, storage: Storage, question: Question) -> object:
         if type(question) is not Proposal:
-            return self._shell.answer(question)
+            return self._shell.answer(storage, question)
         index = question.index
-        if self._config is not None:
-            if index == self._index:
-                return self._config
-            self._discard()
-        answer = self._ask(index)
-        if type(answer) is FrozenDict:
-            self._index, self._config = index, answer
-        return answer
+        if self._config is not None and index == self._index:
+            return self._config
+        if self.alone and not getattr(self._shell.search, "by_index", False):
+            # It may take long, or never come back, and meanwhile nobody could even pause the sweep.
+            self._wanted = index
+            raise Conflict(self._shell.sweep_id, self._shell.state.version, -1, "the search is asked out of turn")
+        return self._propose(index)
+
+    def fetch(self) -> None:
+        """Ask the search for what a turn has found to be wanted."""
+        index, self._wanted = self._wanted, None
+        if type(self._config) is not FrozenDict:
+            self._config = None  # to wait was the answer to what others have changed since
+        if index is not None:
+            self._propose(index)
+
+    def _propose(self, index: int) -> FrozenDict | Wait | Exhausted:
+        self._discard()
+        self._index = index
+        self._config = self._ask(index)
+        return self._config
 
     def close(self, change: Change | None) -> None:
         """Tell the search of a proposal that was not used."""
-        if self._config is None:
-            return
         for run in () if change is None else change.runs:
             if run.index == self._index:
                 return
@@ -355,9 +396,9 @@ class _Proposer:
             ) from error
 
     def _discard(self) -> None:
-        discard = getattr(self._shell.search, "discard", None)
         config, self._config = self._config, None
-        if discard is not None:
+        discard = getattr(self._shell.search, "discard", None)
+        if discard is not None and type(config) is FrozenDict:
             try:
                 discard(self._index, config)
             except Exception as error:

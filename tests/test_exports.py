@@ -37,8 +37,19 @@ from sweepstate.core.state import COUNTER
 from sweepstate.search import PlainSearch
 from sweepstate.shell import VerdictHistory
 
-#: Names of hooks.py that few need, and find there: what a search is told of, rarer hooks.
-ONLY_IN_HOOKS = {"Ended", "ListenerErrorHandler", "ORDERS", "Timekeeper"}
+#: Names of hooks.py that few need, and find there: what a search is told of, rarer hooks, and the async twins.
+ONLY_IN_HOOKS = {
+    "AsyncCatalog",
+    "AsyncHeartbeats",
+    "AsyncStorage",
+    "AsyncTimekeeper",
+    "AsyncTurns",
+    "Ended",
+    "ListenerErrorHandler",
+    "ORDERS",
+    "Timekeeper",
+    "Turns",
+}
 
 #: Said once, in the docstring of ``Sweep.pause`` and of the methods that refer to it.
 COMMON = {"self", "cls", "reason", "actor", "if_version"}

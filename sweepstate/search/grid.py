@@ -65,6 +65,7 @@ class Grid:
     """
 
     name: ClassVar[str] = "grid"
+    by_index: ClassVar[bool] = True
 
     space: FrozenDict
     size: int

@@ -101,6 +101,7 @@ class Random:
     """
 
     name: ClassVar[str] = "random"
+    by_index: ClassVar[bool] = True
 
     space: FrozenDict
     seed: int
