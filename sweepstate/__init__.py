@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+
 from .agent.inline import InlineAgent
 from .core import events
 from .core.decide import Answer, Change, Idle, IdleReason
@@ -32,6 +35,7 @@ from .core.plain import from_dict, to_dict
 from .core.questions import Exhausted, Wait
 from .core.state import RunState, SweepState
 from .core.status import Cause, RunStatus, SweepStatus
+from .handles.sweep import Tick
 from .hooks import Agent, Catalog, Clock, Heartbeats, History, Kill, Listener, Order, Search, Start, Stop, Storage
 from .run import Run
 from .search.distributions import (
@@ -48,7 +52,12 @@ from .search.distributions import (
 from .search.grid import Grid
 from .search.random import Random
 from .storage.memory import MemoryStorage
-from .sweep import Sweep, Tick
+from .sweep import Sweep
+
+if TYPE_CHECKING:
+    from .aio import AsyncRun, AsyncSweep
+    from .storage.sqlite import SQLiteStorage
+    from .storage.threaded import ThreadedStorage
 
 __all__ = [
     "Agent",
@@ -56,6 +65,8 @@ __all__ = [
     "AlreadyExists",
     "AlreadyStarted",
     "Answer",
+    "AsyncRun",
+    "AsyncSweep",
     "Catalog",
     "Cause",
     "Change",
@@ -94,6 +105,7 @@ __all__ = [
     "RunState",
     "RunStatus",
     "RunTrigger",
+    "SQLiteStorage",
     "Search",
     "SearchError",
     "SearchMismatch",
@@ -109,6 +121,7 @@ __all__ = [
     "SweepStatus",
     "SweepTrigger",
     "SweepstateError",
+    "ThreadedStorage",
     "Tick",
     "Uniform",
     "UnknownStatus",
@@ -119,3 +132,23 @@ __all__ = [
     "replay",
     "to_dict",
 ]
+
+#: Where the names are that are imported when they are first used: few need them, and what they import is slow.
+_LATER = {
+    "AsyncRun": "aio",
+    "AsyncSweep": "aio",
+    "SQLiteStorage": "storage.sqlite",
+    "ThreadedStorage": "storage.threaded",
+}
+
+if not TYPE_CHECKING:  # or type checkers would think that the package has any name
+
+    def __getattr__(name: str) -> object:
+        """Import what is needed for the first time (PEP 562)."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(_import_module(f"{__name__}.{_LATER[name]}"), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATER})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from threading import Lock
 from typing import Final, TypeVar
@@ -10,23 +9,20 @@ from typing import Final, TypeVar
 from .core import decide as core
 from .core.decide import Change
 from .core.errors import AgentError
-from .core.events import OrderKind, RunEnded
 from .core.questions import Leased
 from .core.state import RunState
 from .core.status import SweepStatus
-from .core.values import describe_error
+from .handles.delivery import SLICE, Deliveries
+from .handles.shell import log_ignored
 from .hooks import ORDERS, Agent, Order
 from .run import Run
-from .shell import Shell, log_ignored
+from .shell import Shell
 
 _T = TypeVar("_T")
-
-#: How many runs one round hands out, beyond those that replace a run that ended in it.
-SLICE: Final = 64
 _PAGE: Final = 256
 
 
-class Pump:
+class Pump(Deliveries):
     """Delivers orders to the attached agent and keeps its slots filled.
 
     One caller at a time does it, the outermost: an agent that executes inline reports the end of a
@@ -34,29 +30,14 @@ class Pump:
     """
 
     def __init__(self, shell: Shell, agent: Agent) -> None:
+        super().__init__()
         self._shell = shell
         self._agent = agent
         self._lock = Lock()
-        # Runs that a commit concerned, oldest first: their orders are delivered, if they have any. Appending and
-        # taking are atomic, since commits of other threads come in between.
-        self._concerned: deque[int] = deque()
-        # What was delivered in this round; a failure is tried again by the next tick, not at once.
-        self._delivered: dict[int, tuple[int, OrderKind]] = {}
-        self._failures: list[str] = []
-        # How many runs this round may still hand out, so that no call goes on for ever.
-        self._budget = 0
-        #: Whether the last round ended because it had handed out its share, and not because there was nothing.
-        self.unfilled: bool = False
 
     def committed(self, change: Change) -> None:
         """Act on a commit: an edge. No error of a hook reaches this caller; the next tick meets it again."""
-        self._concerned.extend(run.index for run in change.runs)
-        # A run that ended makes room for one other. What else frees slots (a resume, other limits) fills a slice
-        # of them where they are bounded; but not what this round commits itself, or it would go on for ever.
-        if change.sweep.limits.max_active is not None and not self._lock.locked():
-            self._budget = max(self._budget, SLICE)
-        else:
-            self._budget += sum(isinstance(event, RunEnded) for event in change.events)
+        self._note(change, busy=self._lock.locked())
         self._drain(raising=False)
 
     def tick(self, work: Callable[[], _T]) -> _T:
@@ -116,31 +97,22 @@ class Pump:
 
     def _fill(self) -> None:
         """Hand one run to the agent; when there is none, this round hands out no more."""
-        budget, self._budget = self._budget - 1, 0  # nothing more, should the search raise
-        self.unfilled = False
+        budget = self._spend()
         if self._shell.load().status is SweepStatus.RUNNING:
             value = self._shell.hand_out(self._agent.name, None, attached=True, begin=False)
             if isinstance(value, RunState):
-                self._budget += budget
-                self.unfilled = self._budget <= 0
+                self._filled(budget)
 
     def _deliver(self, index: int) -> None:
         """Call the agent's hook for a run's order, if one is outstanding and was not delivered in this round."""
-        shell = self._shell
-        order = order_of(shell, index, self._agent.name)
-        if order is None:
-            self._delivered.pop(index, None)
+        order = order_of(self._shell, index, self._agent.name)
+        if not self._deliverable(index, order, can_kill=self._agent.can_kill) or order is None:
             return
-        mark = (order.attempt, order.kind)
-        if self._delivered.get(index) == mark or (order.kind is OrderKind.KILL and not self._agent.can_kill):
-            return
-        self._delivered[index] = mark
         try:
             getattr(self._agent, order.kind.value)(order)
         except Exception as error:
-            message = describe_error(error)[:10_000].encode(errors="replace").decode()
-            self._failures.append(f"{order.kind.value} {order.run!r}: {message}")
-            shell.commit(None, None, core.order_failed, index, order.attempt, order.kind, message)
+            message = self._failed(order, error)
+            self._shell.commit(None, None, core.order_failed, index, order.attempt, order.kind, message)
 
 
 def order_of(shell: Shell, index: int, agent: str) -> Order | None:

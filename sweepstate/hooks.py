@@ -20,6 +20,8 @@ from .core.status import RunStatus
 from .core.values import FrozenDict
 
 if TYPE_CHECKING:
+    from .aio.run import AsyncRun
+    from .handles.run import RunHandle
     from .run import Run
 
 #: Told after the commit, at most once, in the process that committed.
@@ -269,16 +271,16 @@ class Search(Protocol):
 
 
 @attrs.frozen
-class Order:
-    """What an agent is to do.
+class AnyOrder:
+    """An ``Order``, or an ``AsyncOrder``.
 
     Attributes:
-        run: a handle of the run at the order's attempt; report through it.
+        run: a handle of the run at the order's attempt.
         kind: what it is.
     """
 
     kind: ClassVar[OrderKind]
-    run: Run
+    run: RunHandle[Any, Any, Any]
 
     @property
     def index(self) -> int:
@@ -289,6 +291,18 @@ class Order:
     def attempt(self) -> int:
         """The attempt."""
         return self.run.attempt
+
+
+@attrs.frozen
+class Order(AnyOrder):
+    """What an agent is to do.
+
+    Attributes:
+        run: a handle of the run at the order's attempt; report through it.
+        kind: what it is.
+    """
+
+    run: Run
 
 
 @attrs.frozen
@@ -316,8 +330,45 @@ class Kill(Order):
         return self.run.gone()
 
 
+@attrs.frozen
+class AsyncOrder(AnyOrder):
+    """What an async agent is to do; see ``Order``."""
+
+    run: AsyncRun
+
+
+@attrs.frozen
+class AsyncStart(AsyncOrder):
+    """Begin executing; see ``Start``."""
+
+    kind: ClassVar[OrderKind] = OrderKind.START
+
+
+@attrs.frozen
+class AsyncStop(AsyncOrder):
+    """Ask the execution to end; see ``Stop``."""
+
+    kind: ClassVar[OrderKind] = OrderKind.STOP
+
+
+@attrs.frozen
+class AsyncKill(AsyncOrder):
+    """End the execution abruptly, then say ``gone``; see ``Kill``."""
+
+    kind: ClassVar[OrderKind] = OrderKind.KILL
+
+    async def gone(self) -> tuple[Event, ...]:
+        """Report that nothing of this attempt is executing; return what that caused."""
+        return await self.run.gone()
+
+
 #: The order of each kind.
 ORDERS: dict[OrderKind, type[Order]] = {OrderKind.START: Start, OrderKind.STOP: Stop, OrderKind.KILL: Kill}
+ASYNC_ORDERS: dict[OrderKind, type[AsyncOrder]] = {
+    OrderKind.START: AsyncStart,
+    OrderKind.STOP: AsyncStop,
+    OrderKind.KILL: AsyncKill,
+}
 
 
 class Agent(Protocol):
@@ -343,4 +394,33 @@ class Agent(Protocol):
 
     def kill(self, order: Kill, /) -> None:
         """End the execution abruptly, then say ``order.gone()``."""
+        ...
+
+
+class AsyncAgent(Protocol):
+    """``Agent`` for an event loop: the same promises, awaited. What executes may be a task of the loop.
+
+    A hook that is cancelled leaves its order outstanding, and is called again by a later tick.
+    """
+
+    @property
+    def name(self) -> str:
+        """Stable over restarts: orders are addressed to it."""
+        ...
+
+    @property
+    def can_kill(self) -> bool:
+        """Whether ``kill`` really ends an execution; if not, runs learn it from their heartbeats."""
+        ...
+
+    async def start(self, order: AsyncStart, /) -> None:
+        """Begin executing; see ``Agent.start``."""
+        ...
+
+    async def stop(self, order: AsyncStop, /) -> None:
+        """Ask the execution to end."""
+        ...
+
+    async def kill(self, order: AsyncKill, /) -> None:
+        """End the execution abruptly, then say ``await order.gone()``."""
         ...

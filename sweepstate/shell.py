@@ -10,58 +10,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from threading import Lock, RLock
+from threading import RLock
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
-from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from .core import decide as core
 from .core.decide import Change, Decision, Draft
-from .core.errors import Conflict, InvalidValue, NotFound, OutcomeUnknown, SearchError, SearchMissing, StorageError
+from .core.errors import Conflict, OutcomeUnknown, SearchMissing
 from .core.events import Event, RunEnded
-from .core.questions import ByIndex, Exhausted, LastHeard, Proposal, Question, Runs, Silent, Wait
+from .core.questions import ByIndex, LastHeard, Proposal, Question, Runs, Silent
 from .core.state import RunState, SweepState
-from .core.values import FrozenDict, check_number, check_text, describe_error, freeze_mapping, show
+from .core.values import FrozenDict
+from .handles.shell import LAST_TIME, MAX_CONFLICTS, CommonShell, Locks, Proposals, check_said, check_time
 from .hooks import Agent, Clock, Ended, Heartbeats, Listener, ListenerErrorHandler, Search, Storage, Turns
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-#: Handing out gives up after so many Conflicts in a row; every other command is decided again until it succeeds.
-MAX_CONFLICTS: Final = 64
 _BY_INDEX: Final = ByIndex()
 _PAGE: Final = 256
+_TURNS: Final[Locks[Any]] = Locks(RLock)
 
 
-# One lock for each sweep of a storage, as long as a handle of it lives in this process.
-_TURNS: Final[WeakKeyDictionary[Storage, WeakValueDictionary[str, Any]]] = WeakKeyDictionary()
-_TURNS_LOCK: Final = Lock()
-
-
-def _turn_of(storage: Storage, sweep_id: str) -> Any:
-    """Return the lock that the handles of one sweep share in this process."""
-    with _TURNS_LOCK:
-        try:
-            turns = _TURNS.setdefault(storage, WeakValueDictionary())
-        except TypeError:  # a storage that cannot be a key: its handles only share what they are copies of
-            return RLock()
-        turn = turns.get(sweep_id)
-        if turn is None:
-            turn = turns[sweep_id] = RLock()
-        return turn
-
-
-class Shell:
-    """What the handles of one sweep share: the hooks, and the snapshot that was seen last.
-
-    Attributes:
-        sweep_id: the sweep.
-        storage: where it lives.
-        search: what proposes, or None.
-        agent: what is ordered to execute, or None.
-        clock: the time, unless the storage has a clock of its own.
-        listeners: told of every event that is committed through this shell.
-        state: the snapshot that was seen last; replaced whole.
-    """
+class Shell(CommonShell[Storage, Agent]):
+    """The shell of the sync handles; a storage that has a clock of its own supplies the time."""
 
     def __init__(
         self,
@@ -73,33 +44,22 @@ class Shell:
         listeners: Sequence[Listener],
         on_listener_error: ListenerErrorHandler | None,
     ) -> None:
-        self.sweep_id = sweep_id
-        self.storage = storage
-        self.search = search
-        self.agent = agent
-        self.clock: Clock = getattr(storage, "now", clock)
-        self.listeners: list[Listener] = list(listeners)
-        self.on_listener_error = on_listener_error
+        clock = getattr(storage, "now", clock)
+        super().__init__(sweep_id, storage, search, agent, clock, listeners, on_listener_error)
         self.heartbeats: Heartbeats | None = storage if isinstance(storage, Heartbeats) else None
         self._turns: Turns | None = storage if isinstance(storage, Turns) else None
         self._here = nullcontext(storage)
         # Threads take turns to decide and commit: outrunning each other, one of them might never win. No agent and
         # no listener is called meanwhile.
-        self._turn = _turn_of(storage, sweep_id)
-        #: Told of every change after the listeners; this is how an attached agent gets its orders.
-        self.on_commit: Callable[[Change], None] | None = None
-        self.state: SweepState = SweepState(id=sweep_id)
+        self._turn = _TURNS.of(storage, sweep_id)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle what another process can use: no agent, no listeners, and no search that is not plain data."""
-        kept = dict(self.__dict__, agent=None, listeners=[], on_listener_error=None, on_commit=None)
+        kept = super().__getstate__()
         del kept["_turn"]
-        if self.state.search is None:
-            kept["search"] = None
         return kept
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        self.__dict__.update(kept, _turn=_turn_of(kept["storage"], kept["sweep_id"]))
+        self.__dict__.update(kept, _turn=_TURNS.of(kept["storage"], kept["sweep_id"]))
 
     def now(self) -> float:
         """Return POSIX seconds.
@@ -108,16 +68,7 @@ class Shell:
             InvalidValue: the clock answered what is no time.
         """
         now = self.clock()
-        if now.__class__ is not float:
-            now = check_number(now, "clock")
-        if not 0.0 <= now <= _LAST_TIME:
-            raise InvalidValue("clock", f"must return POSIX seconds, not {show(now)}")
-        return now
-
-    def show(self, state: SweepState) -> None:
-        """Show a snapshot from now on, unless another thread has seen a newer one."""
-        if state.version >= self.state.version:
-            self.state = state
+        return now if now.__class__ is float and 0.0 <= now <= LAST_TIME else check_time(now)
 
     # --- load ------------------------------------------------------------------------------------
 
@@ -136,11 +87,11 @@ class Shell:
         """Answer a question of a decision; ``Proposal`` is answered where runs are handed out."""
         if type(question) is Runs:
             query = question.query
-            if self.heartbeats is None and isinstance(query, Silent):
+            if not self.keeps_beats and isinstance(query, Silent):
                 return ()  # without heartbeats, silence means nothing
             return storage.runs(self.sweep_id, query, after=question.after, limit=question.limit)
         if isinstance(question, LastHeard):
-            if self.heartbeats is None:
+            if not self.keeps_beats:
                 return (None,) * len(question.leases)
             return cast(Heartbeats, storage).last_heard(self.sweep_id, question.leases)
         raise SearchMissing(self.sweep_id, -1, f"no search can answer {question!r} here")
@@ -217,7 +168,7 @@ class Shell:
             SearchError: the search raised, or proposed what cannot be used; nothing was committed.
             SearchMissing: a new run is needed and there is no search.
         """
-        proposer = _Proposer(self)
+        proposer = _Proposer(self, VerdictHistory(self))
         conflicts = 0
         while True:
             try:
@@ -282,127 +233,28 @@ class Shell:
                 self.notify(change, deliver=deliver)
                 return change.events
 
-    # --- notify ----------------------------------------------------------------------------------
 
-    def notify(self, change: Change, *, deliver: bool = True) -> None:
-        """Tell the listeners and the attached agent what was committed."""
-        self.show(change.sweep)
-        for listener in self.listeners:
-            for event in change.events:
-                self._tell(listener, event)
-        if deliver and self.on_commit is not None:
-            self.on_commit(change)
+class _Proposer(Proposals[Shell]):
+    """Answers the questions of handing out."""
 
-    def _tell(self, listener: Listener, event: Event) -> None:
-        """Tell one listener; its error never reaches somebody else's call (trio isolates instruments so)."""
-        try:
-            listener(event)
-        except Exception as error:
-            if self.on_listener_error is None:
-                log_ignored(listener, error)
-                return
-            try:
-                self.on_listener_error(listener, event, error)
-            except Exception as second:
-                log_ignored(self.on_listener_error, second)
-
-
-_LAST_TIME: Final = 1e15
-
-
-def log_ignored(source: object, error: BaseException) -> None:
-    """Log an error of a hook that must not reach the caller, whose own work is done."""
-    import logging  # noqa: PLC0415 - only when something went wrong: it is slow to import
-
-    logging.getLogger("sweepstate").error("ignored an exception in %s", show(source), exc_info=error)
-
-
-def check_said(reason: str | None, actor: str | None) -> None:
-    """Refuse a reason or an actor that could not be stored."""
-    if reason is not None:
-        check_text(reason, "reason")
-    if actor is not None:
-        check_text(actor, "actor", most=1_000)
-
-
-class _Proposer:
-    """Answers a decision's questions, and keeps the search's proposal over Conflicts."""
-
-    __slots__ = ("_config", "_index", "_shell", "_wanted", "alone")
-
-    def __init__(self, shell: Shell) -> None:
-        self._shell = shell
-        self._index = -1
-        self._config: FrozenDict | Wait | Exhausted | None = None
-        # The index to be proposed for before the next turn is taken.
-        self._wanted: int | None = None
-        #: Whether others wait for the turn in which the decision is made.
-        self.alone = False
+    __slots__ = ()
 
     def answer(self, storage: Storage, question: Question) -> object:
         if type(question) is not Proposal:
             return self._shell.answer(storage, question)
-        index = question.index
-        if self._config is not None and index == self._index:
-            return self._config
-        if self.alone and not getattr(self._shell.search, "by_index", False):
-            # It may take long, or never come back, and meanwhile nobody could even pause the sweep.
-            self._wanted = index
-            raise Conflict(self._shell.sweep_id, self._shell.state.version, -1, "the search is asked out of turn")
-        return self._propose(index)
+        kept = self.kept(question.index)
+        return self.ask(question.index) if kept is None else kept
 
     def fetch(self) -> None:
         """Ask the search for what a turn has found to be wanted."""
-        index, self._wanted = self._wanted, None
-        if type(self._config) is not FrozenDict:
-            self._config = None  # to wait was the answer to what others have changed since
+        index = self.wanted()
         if index is not None:
-            self._propose(index)
-
-    def _propose(self, index: int) -> FrozenDict | Wait | Exhausted:
-        self._discard()
-        self._index = index
-        self._config = self._ask(index)
-        return self._config
+            self.ask(index)
 
     def close(self, change: Change | None) -> None:
         """Tell the search of a proposal that was not used."""
-        for run in () if change is None else change.runs:
-            if run.index == self._index:
-                return
-        self._discard()
-
-    def _ask(self, index: int) -> FrozenDict | Wait | Exhausted:
-        shell = self._shell
-        search = shell.search
-        if search is None:
-            remedy = "pass it to Sweep.open(..., search=...)"
-            raise SearchMissing(
-                shell.sweep_id, index, f"a new run needs the search, which is not stored as data; {remedy}"
-            )
-        try:
-            answer = search.propose(index, VerdictHistory(shell))
-        except (StorageError, NotFound):
-            raise  # of the history that the search has read
-        except Exception as error:
-            raise SearchError(shell.sweep_id, index, f"it raised {describe_error(error)}") from error
-        if type(answer) is FrozenDict or isinstance(answer, (Wait, Exhausted)):
-            return answer
-        try:
-            return freeze_mapping(answer, "config")
-        except Exception as error:
-            raise SearchError(
-                shell.sweep_id, index, f"it proposed what cannot be used: {describe_error(error)}"
-            ) from error
-
-    def _discard(self) -> None:
-        config, self._config = self._config, None
-        discard = getattr(self._shell.search, "discard", None)
-        if discard is not None and type(config) is FrozenDict:
-            try:
-                discard(self._index, config)
-            except Exception as error:
-                log_ignored(self._shell.search, error)
+        if self.unused(change):
+            self.discard()
 
 
 class VerdictHistory:

@@ -2,52 +2,45 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Concatenate, Final, ParamSpec, Self, Unpack
-
-import attrs
+from typing import Concatenate, ParamSpec, Self
 
 from .core import decide as core
 from .core.decide import Decision, Draft, Idle
 from .core.errors import AlreadyExists, InvalidValue, RunNotFound, SweepNotFound
 from .core.events import Event
-from .core.lifecycle import SweepTrigger, Verdict, check
-from .core.limits import LimitChanges, Limits, Objective
-from .core.questions import ByIndex, InStatus, RunQuery
-from .core.state import RunState, SweepState
-from .core.status import RunStatus, SweepStatus
-from .core.values import MAX_BITS, check_collection, check_count, check_flag, check_text, show
+from .core.limits import Limits, Objective
+from .core.state import RunState
+from .core.status import RunStatus
+from .core.values import check_count, check_text, show
 from .delivery import Pump, orders_of
 from .explain import tell
+from .handles.checks import (
+    check_attempt,
+    check_hooks,
+    check_id,
+    check_plan,
+    check_request,
+    check_run_index,
+    check_search,
+    creation,
+    new_id,
+    query_of,
+)
+from .handles.run import current_execution
+from .handles.shell import check_said
+from .handles.sweep import PAGE, SweepHandle, Tick
 from .hooks import Agent, Clock, Listener, ListenerErrorHandler, Order, Search, Storage
-from .run import Run, read_token
-from .search import build_search, describe_search, match_search
-from .shell import Shell, check_said
+from .run import Run
+from .search import build_search, match_search
+from .shell import Shell
 from .storage.memory import MemoryStorage
 
 _P = ParamSpec("_P")
-_PAGE: Final = 256
-_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # 32 signs; none that is easily misread
 
 
-@attrs.frozen
-class Tick:
-    """What a tick did.
-
-    Attributes:
-        events: what time caused in this slice.
-        more: whether something is due already, or slots may be free still, so that another tick now has work.
-        next_at: when time acts next, in POSIX seconds; None if never, as things stand.
-    """
-
-    events: tuple[Event, ...]
-    more: bool
-    next_at: float | None
-
-
-class Sweep:
+class Sweep(SweepHandle[tuple[Event, ...], Shell]):
     """A handle of one sweep: explores configurations by runs.
 
     It shows the snapshot it last saw; ``refresh`` looks again, and every command is decided on what
@@ -103,21 +96,12 @@ class Sweep:
         actor: str | None = None,
     ) -> None:
         storage = MemoryStorage() if storage is None else storage
-        _check_hooks(storage, agent, clock, listeners, on_listener_error)
-        _check_plan(search, limits, objective)
+        check_hooks(storage, agent, clock, listeners, on_listener_error)
+        check_plan(search, limits, objective)
         check_said(reason, actor)
-        sweep_id = _new_id() if id is None else _check_id(id)
+        sweep_id = new_id() if id is None else check_id(id)
         self._shell = shell = Shell(sweep_id, storage, search, agent, clock, listeners, on_listener_error)
-        change = core.create(
-            sweep_id,
-            shell.now(),
-            search=describe_search(search),
-            size=None if search.size is None else check_count(search.size, "search.size", most=2**MAX_BITS),
-            limits=Limits() if limits is None else limits,
-            objective=objective,
-            reason=reason,
-            actor=actor,
-        )
+        change = creation(sweep_id, shell.now(), search, limits, objective, reason, actor)
         try:
             storage.commit(change)
         except AlreadyExists as error:
@@ -164,10 +148,10 @@ class Sweep:
             SweepNotFound: there is none of this id.
             SearchMismatch: the search differs from the stored one.
         """
-        sweep_id = _check_id(id)
-        _check_hooks(storage, agent, clock, listeners, on_listener_error)
+        sweep_id = check_id(id)
+        check_hooks(storage, agent, clock, listeners, on_listener_error)
         if search is not None:
-            _check_search(search)
+            check_search(search)
         self = cls.__new__(cls)
         self._shell = shell = Shell(sweep_id, storage, search, agent, clock, listeners, on_listener_error)
         state = shell.load()
@@ -181,54 +165,9 @@ class Sweep:
     # --- what it shows ---------------------------------------------------------------------------
 
     @property
-    def state(self) -> SweepState:
-        """The snapshot that was seen last."""
-        return self._shell.state
-
-    @property
-    def id(self) -> str:
-        """Its id."""
-        return self._shell.sweep_id
-
-    @property
-    def status(self) -> SweepStatus:
-        """Its status, as last seen."""
-        return self.state.status
-
-    @property
-    def counts(self) -> dict[RunStatus, int]:
-        """How many runs have each status, as last seen."""
-        return self.state.counts
-
-    @property
-    def limits(self) -> Limits:
-        """What bounds it, as last seen."""
-        return self.state.limits
-
-    @property
-    def objective(self) -> Objective | None:
-        """What it is after."""
-        return self.state.objective
-
-    @property
-    def ended(self) -> bool:
-        """Whether it was neither RUNNING nor PAUSED, as last seen."""
-        return self.state.ended
-
-    @property
-    def done(self) -> bool:
-        """Whether it had ended, and nothing of it was executing any more, as last seen."""
-        return self.state.done
-
-    @property
     def storage(self) -> Storage:
         """Where it lives."""
         return self._shell.storage
-
-    @property
-    def search(self) -> Search | None:
-        """What proposes configurations, if this handle has it."""
-        return self._shell.search
 
     @property
     def agent(self) -> Agent | None:
@@ -256,7 +195,7 @@ class Sweep:
         Raises:
             RunNotFound: there is none of this index.
         """
-        number = check_count(index, "index", least=-(2**64), most=2**64)
+        number = check_run_index(index)
         state = self._shell.load_run(number) if number >= 0 else None
         if state is None:
             raise RunNotFound(self.id, number, self._shell.load().created)
@@ -269,12 +208,9 @@ class Sweep:
             InvalidValue: it is no token, or of another sweep.
             RunNotFound: there is no such run.
         """
-        sweep_id, index, attempt, execution = read_token(token)
-        if sweep_id != self.id:
-            raise InvalidValue("token", f"is of a run of sweep {sweep_id!r}, not of {self.id!r}", "open that sweep")
+        index, attempt, execution = self._read_token(token)
         state = self[index].state
-        if attempt > state.attempt:
-            raise InvalidValue("token", f"names attempt {attempt} of run {index}, whose attempt is {state.attempt}")
+        check_attempt(index, attempt, state.attempt)
         return Run(self._shell, state, attempt, execution, mine=True)
 
     def runs(self, status: RunStatus | Collection[RunStatus] | None = None) -> Iterator[Run]:
@@ -283,16 +219,13 @@ class Sweep:
         Args:
             status: only runs of this status, or of one of these, at the time their page is read.
         """
-        query: RunQuery = ByIndex()
-        if status is not None:
-            wanted = (status,) if isinstance(status, str) else check_collection(status, "status")
-            query = InStatus(frozenset(RunStatus.parse(each) for each in wanted))
+        query = query_of(status)
         after = -1
         while True:
-            page = self.storage.runs(self.id, query, after=after, limit=_PAGE)
+            page = self.storage.runs(self.id, query, after=after, limit=PAGE)
             for state in page:
                 yield self._handle(state)
-            if len(page) < _PAGE:
+            if len(page) < PAGE:
                 return
             after = page[-1].index
 
@@ -304,7 +237,7 @@ class Sweep:
         """
         check_count(after, "after")
         while True:
-            page = self.storage.events(self.id, after=after, limit=_PAGE)
+            page = self.storage.events(self.id, after=after, limit=PAGE)
             if not page:
                 return
             yield from page
@@ -318,196 +251,6 @@ class Sweep:
         """
         state = self[run.index if isinstance(run, Run) else run].state
         return tell(state, self.history())
-
-    def listen(self, listener: Listener) -> None:
-        """Call a listener with each event that is committed through this handle from now on.
-
-        Args:
-            listener: told after the commit. What other handles and processes commit is in ``history``.
-        """
-        if not callable(listener):
-            raise InvalidValue("listener", f"{show(listener)} cannot be called", "give a function of an event")
-        self._shell.listeners.append(listener)
-
-    def check(self, trigger: SweepTrigger) -> Verdict:
-        """Return what the lifecycle says to a trigger, from the status that was seen last.
-
-        Args:
-            trigger: such as ``SweepTrigger.PAUSE``.
-        """
-        return check(self.status, trigger)
-
-    def can(self, trigger: SweepTrigger) -> bool:
-        """Return whether the lifecycle accepts a trigger, from the status that was seen last."""
-        return self.check(trigger) is not Verdict.REFUSED
-
-    # --- commands --------------------------------------------------------------------------------
-
-    def pause(
-        self, reason: str | None = None, *, actor: str | None = None, if_version: int | None = None
-    ) -> tuple[Event, ...]:
-        """Create no runs for now; executing ones go on.
-
-        Args:
-            reason: why, for the history.
-            actor: who, for the history.
-            if_version: refuse if the status has changed since this version, so that a delayed command
-                cannot hit a sweep that was reopened meanwhile.
-
-        Returns:
-            The events it caused; none if it was paused already.
-
-        Raises:
-            IllegalTransition: it has ended.
-            Conflict: the status has changed since ``if_version``.
-
-        Afterwards:
-            It is PAUSED. A run that an agent already holds may start.
-        """
-        return self._move(SweepTrigger.PAUSE, reason, actor, if_version)
-
-    def resume(
-        self, reason: str | None = None, *, actor: str | None = None, if_version: int | None = None
-    ) -> tuple[Event, ...]:
-        """Undo a pause, or an interruption (CRASHED); see ``pause`` for the arguments.
-
-        Raises:
-            IllegalTransition: it was ended on purpose or has finished; ``reopen`` it.
-            Conflict: the status has changed since ``if_version``.
-
-        Afterwards:
-            It is RUNNING, or what its limits make of that: FINISHED, if all is done.
-        """
-        return self._move(SweepTrigger.RESUME, reason, actor, if_version)
-
-    def stop(
-        self, reason: str | None = None, *, actor: str | None = None, if_version: int | None = None
-    ) -> tuple[Event, ...]:
-        """End it gracefully; see ``pause`` for the arguments. Nothing changes if it has ended already.
-
-        Afterwards:
-            It is STOPPED: executing runs go on to their end, PENDING ones are KILLED, withdrawn.
-        """
-        return self._move(SweepTrigger.STOP, reason, actor, if_version)
-
-    def cancel(
-        self, reason: str | None = None, *, actor: str | None = None, if_version: int | None = None
-    ) -> tuple[Event, ...]:
-        """End it abruptly, also one that was stopped and still drains; see ``pause`` for the arguments.
-
-        Afterwards:
-            It is CANCELLED, every active run is KILLED, and agents are ordered to end what executes.
-            No run's status changes any more, until it is reopened. A FINISHED sweep stays so.
-        """
-        return self._move(SweepTrigger.CANCEL, reason, actor, if_version)
-
-    def fail(
-        self, reason: str | None = None, *, actor: str | None = None, if_version: int | None = None
-    ) -> tuple[Event, ...]:
-        """Declare it failed; see ``pause`` for the arguments.
-
-        Raises:
-            IllegalTransition: it has ended otherwise.
-
-        Afterwards:
-            It is FAILED: executing runs go on to their end, PENDING ones are KILLED, withdrawn.
-        """
-        return self._move(SweepTrigger.FAIL, reason, actor, if_version)
-
-    def crash(
-        self, reason: str | None = None, *, actor: str | None = None, if_version: int | None = None
-    ) -> tuple[Event, ...]:
-        """Report that what was driving it died; see ``pause`` for the arguments.
-
-        Raises:
-            IllegalTransition: it has ended otherwise.
-
-        Afterwards:
-            It is CRASHED, and ``resume`` undoes that; runs go on.
-        """
-        return self._move(SweepTrigger.CRASH, reason, actor, if_version)
-
-    def reopen(
-        self,
-        reason: str | None = None,
-        *,
-        retry: Collection[RunStatus] = (),
-        actor: str | None = None,
-        if_version: int | None = None,
-    ) -> tuple[Event, ...]:
-        """Undo a deliberate end; see ``pause`` for the other arguments.
-
-        Args:
-            retry: runs that ended in one of these statuses are taken up again, as agents ask;
-                withdrawn ones always are.
-
-        Raises:
-            IllegalTransition: it is PAUSED or CRASHED (``resume`` it), or RUNNING with something to retry.
-            InvalidValue: a status cannot be retried.
-
-        Afterwards:
-            It is RUNNING; the time limit and the failure rule begin afresh. If the search is complete
-            and there is nothing to take up, it is FINISHED in the same commit.
-        """
-        return self._commit(reason, actor, core.reopen, retry, if_version)
-
-    def retry(
-        self,
-        statuses: Collection[RunStatus],
-        reason: str | None = None,
-        *,
-        actor: str | None = None,
-        if_version: int | None = None,
-    ) -> tuple[Event, ...]:
-        """Take up again all runs that ended in some statuses; see ``pause`` for the other arguments.
-
-        Args:
-            statuses: of FAILED, CRASHED and KILLED. One run is retried by ``sweep[index].retry()``.
-
-        Raises:
-            IllegalTransition: it was ended; ``reopen(retry=...)`` it.
-            InvalidValue: no status, or one that cannot be retried.
-
-        Afterwards:
-            The wish is in the backlog. Runs are taken up one by one, as agents ask; those whose status
-            changes before that are left out.
-        """
-        return self._commit(reason, actor, core.retry_statuses, statuses, if_version)
-
-    def complete(
-        self, reason: str | None = None, *, actor: str | None = None, if_version: int | None = None
-    ) -> tuple[Event, ...]:
-        """Declare that the search has proposed enough; see ``pause`` for the arguments.
-
-        Raises:
-            IllegalTransition: it has ended otherwise.
-
-        Afterwards:
-            Nothing is created or queued again, and what was queued is withdrawn; it is FINISHED as
-            soon as the last run ends.
-        """
-        return self._commit(reason, actor, core.complete, if_version)
-
-    def set_limits(
-        self,
-        reason: str | None = None,
-        *,
-        actor: str | None = None,
-        if_version: int | None = None,
-        **changes: Unpack[LimitChanges],
-    ) -> tuple[Event, ...]:
-        """Change limits, at any time; see ``pause`` for the other arguments.
-
-        Args:
-            changes: names and new values of ``Limits``.
-
-        Raises:
-            InvalidValue: a name is no limit, or a value is out of its range.
-
-        Afterwards:
-            They hold, and what they reach has happened in the same commit.
-        """
-        return self._commit(reason, actor, core.set_limits, changes, if_version)
 
     # --- handing out -----------------------------------------------------------------------------
 
@@ -529,9 +272,7 @@ class Sweep:
             SearchMissing: a new run is needed, and this handle has no search.
             Conflict: others came first 64 times in a row.
         """
-        check_text(agent, "agent", most=1_000)
-        if request_id is not None:
-            check_text(request_id, "request_id", most=1_000)
+        check_request(agent, request_id)
         return self._claim(agent, request_id, begin=False)
 
     def _claim(self, agent: str, request_id: str | None, *, begin: bool) -> Run | Idle:
@@ -610,11 +351,6 @@ class Sweep:
 
     # --- the shell -------------------------------------------------------------------------------
 
-    def _move(
-        self, trigger: SweepTrigger, reason: str | None, actor: str | None, if_version: int | None
-    ) -> tuple[Event, ...]:
-        return self._commit(reason, actor, core.move, trigger, if_version)
-
     def _commit(
         self,
         reason: str | None,
@@ -631,71 +367,4 @@ class Sweep:
         return value
 
     def _handle(self, state: RunState, *, mine: bool = False) -> Run:
-        lease, attempt = state.lease, state.attempt
-        execution = lease.execution if lease is not None and lease.attempt == attempt else None
-        return Run(self._shell, state, attempt, execution, mine=mine)
-
-    def __contains__(self, item: object) -> bool:
-        """Return whether a handle is of one of its runs; asking starts nothing, unlike iterating."""
-        return isinstance(item, Run) and item.sweep_id == self.id
-
-    def __repr__(self) -> str:
-        state = self.state
-        counts = [f"{count} {status.lower()}" for status, count in state.counts.items() if count]
-        runs = f"{state.created} run" + ("" if state.created == 1 else "s")
-        return f"<Sweep {self.id!r} {state.status}: {', '.join([runs, *counts])}>"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sweep):
-            return NotImplemented
-        return self.id == other.id and self.storage is other.storage
-
-    def __hash__(self) -> int:
-        return hash(self.id)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle what another process can use; an agent stays with this one."""
-        return {"_shell": self._shell, "_pump": None}
-
-
-def _new_id() -> str:
-    """Return eight signs that nobody has used: 40 bits, and creating checks them."""
-    return "".join(_ALPHABET[byte & 31] for byte in os.urandom(8))
-
-
-def _check_id(value: str) -> str:
-    sweep_id = check_text(value, "id", most=200)
-    if not sweep_id or not sweep_id.isprintable():
-        raise InvalidValue("id", f"{show(value)} cannot be an id", "use printable characters, at least one")
-    return sweep_id
-
-
-def _check_hooks(storage: object, agent: object, clock: object, listeners: object, handler: object) -> None:
-    """Refuse what is plainly in the wrong place, before anything is created."""
-    if not all(callable(getattr(storage, name, None)) for name in ("sweep", "runs", "commit", "events")):
-        raise InvalidValue("storage", f"{show(storage)} is no storage", "e.g. MemoryStorage()")
-    if agent is not None:
-        if not all(callable(getattr(agent, name, None)) for name in ("start", "stop", "kill")):
-            raise InvalidValue("agent", f"{show(agent)} is no agent", "it has name, can_kill, start, stop and kill")
-        check_text(getattr(agent, "name", None), "agent.name", most=1_000)
-        check_flag(getattr(agent, "can_kill", None), "agent.can_kill")
-    if not callable(clock):
-        raise InvalidValue("clock", f"{show(clock)} is no clock", "give a function that returns POSIX seconds")
-    for number, listener in enumerate(check_collection(listeners, "listeners")):
-        if not callable(listener):
-            raise InvalidValue(f"listeners[{number}]", f"{show(listener)} cannot be called", "it is given each event")
-    if handler is not None and not callable(handler):
-        raise InvalidValue("on_listener_error", f"{show(handler)} cannot be called")
-
-
-def _check_search(search: object) -> None:
-    if isinstance(search, type) or not callable(getattr(search, "propose", None)) or not hasattr(search, "size"):
-        raise InvalidValue("search", f"{show(search)} is no search", "e.g. Grid({'lr': [0.1, 0.01]})")
-
-
-def _check_plan(search: object, limits: object, objective: object) -> None:
-    _check_search(search)
-    if limits is not None and not isinstance(limits, Limits):
-        raise InvalidValue("limits", f"must be Limits, not {show(limits)}", "e.g. Limits(run_cap=100)")
-    if objective is not None and not isinstance(objective, Objective):
-        raise InvalidValue("objective", f"must be an Objective, not {show(objective)}", "e.g. Objective('loss')")
+        return Run(self._shell, state, state.attempt, current_execution(state), mine=mine)

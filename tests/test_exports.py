@@ -39,8 +39,15 @@ from sweepstate.shell import VerdictHistory
 
 #: Names of hooks.py that few need, and find there: what a search is told of, rarer hooks, and the async twins.
 ONLY_IN_HOOKS = {
+    "ASYNC_ORDERS",
+    "AnyOrder",
+    "AsyncAgent",
     "AsyncCatalog",
     "AsyncHeartbeats",
+    "AsyncKill",
+    "AsyncOrder",
+    "AsyncStart",
+    "AsyncStop",
     "AsyncStorage",
     "AsyncTimekeeper",
     "AsyncTurns",
@@ -68,6 +75,12 @@ def defined_in(module: ModuleType) -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
+def members_of(cls: type) -> dict[str, Any]:
+    """Return what a class defines, itself or by a base of the package, as it stands there."""
+    bases = [base for base in reversed(cls.__mro__) if base.__module__.startswith("sweepstate.")]
+    return {attribute: member for base in bases for attribute, member in vars(base).items()}
+
+
 def public() -> Iterator[tuple[str, Any]]:
     """Yield every public class and function, and their public methods and properties, with a name."""
     for name in sweepstate.__all__:
@@ -75,7 +88,7 @@ def public() -> Iterator[tuple[str, Any]]:
         if inspect.isclass(value) or inspect.isfunction(value):
             yield name, value
         if inspect.isclass(value):
-            for attribute, member in vars(value).items():
+            for attribute, member in members_of(value).items():
                 if not attribute.startswith("_") and isinstance(member, (property, classmethod, staticmethod)):
                     yield f"{name}.{attribute}", member.fget if isinstance(member, property) else member.__func__
                 elif not attribute.startswith("_") and inspect.isfunction(member):
@@ -88,7 +101,7 @@ FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isfunction
 
 def is_property(name: str) -> bool:
     owner, _, attribute = name.partition(".")
-    return bool(attribute) and isinstance(vars(getattr(sweepstate, owner)).get(attribute), property)
+    return bool(attribute) and isinstance(members_of(getattr(sweepstate, owner)).get(attribute), property)
 
 
 def page_of(name: str) -> str:
@@ -115,7 +128,28 @@ def test_the_names_are_all_that_the_package_shows() -> None:
     """Whatever ``__init__`` imports is public, and nothing else is."""
     shown = {name for name in vars(sweepstate) if not name.startswith("_")}
     modules = {module.name for module in pkgutil.iter_modules(sweepstate.__path__)}
-    assert shown - modules - {"annotations"} == set(sweepstate.__all__)
+    assert shown - modules - {"annotations", "TYPE_CHECKING"} | set(sweepstate._LATER) == set(sweepstate.__all__)
+    assert set(sweepstate.__all__) <= set(dir(sweepstate))
+
+
+def test_a_name_that_is_not_there_is_refused_as_usual() -> None:
+    """Though some are imported only when they are asked for."""
+    with pytest.raises(AttributeError, match="module 'sweepstate' has no attribute 'AsyncSweeps'"):
+        _ = sweepstate.AsyncSweeps  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_type_checkers_know_what_is_imported_later() -> None:
+    """From the same modules."""
+    tree = ast.parse(inspect.getsource(sweepstate))
+    guards = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    seen = {
+        alias.name: node.module
+        for guard in guards
+        for node in guard.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == sweepstate._LATER
 
 
 def test_every_name_can_be_imported_by_a_star() -> None:
@@ -163,7 +197,11 @@ def test_every_public_name_is_documented(name: str) -> None:
 
 
 #: What people call; a hook's methods, and those of values, say in their sentence what they are given.
-CALLED = [name for name in FUNCTIONS if name.partition(".")[0] in ("Sweep", "Run") or "." not in name]
+CALLED = [
+    name
+    for name in FUNCTIONS
+    if name.partition(".")[0] in ("Sweep", "Run", "AsyncSweep", "AsyncRun") or "." not in name
+]
 
 
 @pytest.mark.parametrize("name", CALLED)
@@ -258,4 +296,6 @@ def test_commands_have_one_signature() -> None:
         for name in ("actor", "if_version"):
             assert arguments[name].kind is inspect.Parameter.KEYWORD_ONLY
             assert arguments[name].default is None
-        assert inspect.signature(method).return_annotation == "tuple[Event, ...]"
+        assert inspect.signature(method).return_annotation == "EventsT"
+    for handle in (Sweep, Run):
+        assert vars(handle)["__orig_bases__"][0].__args__[0] == tuple[sweepstate.Event, ...]

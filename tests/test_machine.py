@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -76,8 +76,8 @@ class WorkersMachine(RuleBasedStateMachine):
         known |= {"heartbeat_timeout": 300.0, "suspicion": 60.0, "start_timeout": 300.0, "stop_grace": 30.0}
         known |= {"max_preemptions": 5, "launch_attempts": 3, "streak": None, "within": None, "rate": None}
         self.model = Model(self.clock, {**known, **limits, **failure}, size, goal, crew=crew)
-        self.sweep = Sweep(
-            self.search,
+        self.sweep = self.make(
+            search=self.search,
             id="s",
             storage=self.storage,
             clock=self.clock,
@@ -88,6 +88,10 @@ class WorkersMachine(RuleBasedStateMachine):
         # Somebody else, in another process: the same storage, and no agent.
         self.elsewhere = Sweep.open("s", storage=self.storage, search=self.search, clock=self.clock)
         self.foreign: Callable[[], object] | None = None
+
+    def make(self, **options: Any) -> Sweep:
+        """Create the sweep; the async shell is held to the same model by another one."""
+        return Sweep(**options)
 
     # --- doing it twice ------------------------------------------------------------------------------
 
@@ -139,10 +143,10 @@ class WorkersMachine(RuleBasedStateMachine):
         if isinstance(found, Idle):
             assert found.reason == expected
             return multiple()
-        assert isinstance(found, Run)
-        assert found.index == expected
-        assert found.config == {"x": found.index}
-        return found
+        run: Run = cast(Run, found)
+        assert run.index == expected
+        assert run.config == {"x": run.index}
+        return run
 
     @precondition(lambda self: self.model.runs)
     @rule(target=handles, pick=st.integers(0, 5))
@@ -162,7 +166,7 @@ class WorkersMachine(RuleBasedStateMachine):
     def begin(self, agent: str, *, heartbeats: bool) -> Run | MultipleResults[Run]:
         """A worker asks, and starts what it gets."""
         found = self.ask(agent, None)
-        if isinstance(found, Run):
+        if not isinstance(found, MultipleResults):
             self.start(found, found.execution, heartbeats=heartbeats)
         return found
 

@@ -71,7 +71,8 @@ import importlib, pkgutil, sys
 before = set(sys.modules)
 import sweepstate
 for module in pkgutil.walk_packages(sweepstate.__path__, "sweepstate."):
-    importlib.import_module(module.name)
+    if not module.name.startswith(("sweepstate.storage.sqlalchemy", "sweepstate.storage._sql_")):  # an extra's
+        importlib.import_module(module.name)
 roots = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(*sorted(roots - sys.stdlib_module_names - {"sweepstate"}), sep="\\n")
 """

@@ -37,13 +37,18 @@ PURE = {
 ROOMS = {
     "core": set[str](),
     "hooks": {"core"},
-    "shell": {"core", "hooks"},
-    "run": {"core", "hooks", "shell"},
+    # What the sync and the async handles share; it stores a search as plain data.
+    "handles": {"core", "hooks", "search"},
+    "shell": {"core", "hooks", "handles"},
+    "run": {"core", "handles", "shell"},
     "explain": {"core"},
-    "delivery": {"core", "hooks", "shell", "run"},
+    "delivery": {"core", "hooks", "handles", "shell", "run"},
     # A sweep without a storage gets one in memory, and one that is opened rebuilds its search from plain data.
-    "sweep": {"core", "hooks", "shell", "run", "explain", "delivery", "search", "storage"},
-    "storage": {"core", "hooks"},
+    "sweep": {"core", "hooks", "handles", "shell", "run", "explain", "delivery", "search", "storage"},
+    # Of asyncio alone: what a cancellation may end, and what not.
+    "outlast": set[str](),
+    "aio": {"core", "hooks", "handles", "explain", "search", "storage", "outlast"},
+    "storage": {"core", "hooks", "outlast"},
     "search": {"core", "hooks"},
     "agent": {"core", "hooks"},
 }
@@ -54,6 +59,8 @@ ROOMS["testing"] = {*ROOMS}
 #: Imports for type checkers only, which may look the other way.
 TYPE_CHECKING = {
     ("hooks", "run"),  # an order carries a handle of its run
+    ("hooks", "aio"),
+    ("hooks", "handles"),
     ("agent", "run"),  # what a function is given
 }
 

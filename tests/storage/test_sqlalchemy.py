@@ -1,0 +1,177 @@
+"""The contract of storages, on each server and at each isolation level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+from sqlalchemy import create_engine
+
+from sweepstate.core.questions import RunQuery
+from sweepstate.hooks import Storage
+from sweepstate.storage.sqlalchemy import AsyncSQLAlchemyStorage, SQLAlchemyStorage
+from sweepstate.testing.storage_contract import StorageContract
+from tests.support.databases import (
+    Blocking,
+    Loop,
+    bad_steps,
+    empty,
+    failing_write,
+    new_prefix,
+    plan,
+    tables_of_its_own,
+    url_of,
+)
+
+
+class Contract(StorageContract):
+    """The contract, on tables that are emptied after each test."""
+
+    shared: ClassVar[bool] = True
+    durable: ClassVar[bool] = True
+    examples: ClassVar[int] = 8
+    steps: ClassVar[int] = 25
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def place(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SQLAlchemyStorage]:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def storage(self, place: SQLAlchemyStorage) -> Iterator[SQLAlchemyStorage]:
+        opened: list[SQLAlchemyStorage] = []
+        self.opened = opened
+        yield place
+        for each in opened:
+            each.close()
+        empty(place)
+
+    def reopen(self, storage: Any) -> SQLAlchemyStorage:
+        again = storage.__reduce__()
+        made: SQLAlchemyStorage = again[0](*again[1])
+        self.opened.append(made)
+        return made
+
+    def sabotage(self, storage: Any, n: int) -> AbstractContextManager[object]:
+        return failing_write(storage.database.engine, n)
+
+    def scanned(self, storage: Any, sweep_id: str, query: RunQuery) -> str | None:
+        steps = plan(storage, sweep_id, query, force=True)
+        return "\n".join(steps) if bad_steps(storage, query, steps) else None
+
+
+class TestPostgreSQLReadCommitted(Contract):
+    """At the server's default level."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def place(cls) -> Iterator[SQLAlchemyStorage]:
+        with SQLAlchemyStorage(url_of("postgresql"), prefix=new_prefix()) as storage, tables_of_its_own(storage):
+            yield storage
+
+
+class TestPostgreSQLRepeatableRead(Contract):
+    """Where whoever comes second is told by SQLSTATE 40001."""
+
+    level: ClassVar[str] = "repeatable\\ read"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def place(cls) -> Iterator[SQLAlchemyStorage]:
+        url = f"{url_of('postgresql')}?options=-c default_transaction_isolation={cls.level}"
+        with SQLAlchemyStorage(url, prefix=new_prefix()) as storage, tables_of_its_own(storage):
+            yield storage
+
+
+class TestPostgreSQLSerializable(TestPostgreSQLRepeatableRead):
+    """Where that may come as late as with COMMIT."""
+
+    level: ClassVar[str] = "serializable"
+
+
+class TestMariaDBReadCommitted(Contract):
+    """At the level that a storage made from a URL chooses."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def place(cls) -> Iterator[SQLAlchemyStorage]:
+        with SQLAlchemyStorage(url_of("mariadb"), prefix=new_prefix()) as storage, tables_of_its_own(storage):
+            yield storage
+
+
+class TestMariaDBRepeatableRead(Contract):
+    """At the server's default level, with an engine of the user's."""
+
+    shared: ClassVar[bool] = False
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def place(cls) -> Iterator[SQLAlchemyStorage]:
+        engine = create_engine(url_of("mariadb"), isolation_level="REPEATABLE READ")
+        with SQLAlchemyStorage(engine, prefix=new_prefix()) as storage, tables_of_its_own(storage):
+            yield storage
+        engine.dispose()
+
+    def reopen(self, storage: Any) -> SQLAlchemyStorage:
+        return SQLAlchemyStorage(storage.database.engine, prefix=storage.metadata.sorted_tables[0].name[:14])
+
+
+class TestSQLite(Contract):
+    """As a check; ``SQLiteStorage`` is made for it."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def place(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SQLAlchemyStorage]:
+        file = tmp_path_factory.mktemp("sqlite") / "sweeps.db"
+        with SQLAlchemyStorage(f"sqlite:///{file}") as storage, tables_of_its_own(storage):
+            yield storage
+
+
+class AsyncContract(StorageContract):
+    """The contract, on an asynchronous storage that is waited for."""
+
+    examples: ClassVar[int] = 5
+    steps: ClassVar[int] = 25
+
+    @classmethod
+    def url(cls, tmp_path_factory: pytest.TempPathFactory) -> str:
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def place(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SQLAlchemyStorage, str, Loop]]:
+        url, loop = cls.url(tmp_path_factory), Loop()
+        blocking = SQLAlchemyStorage(url.replace("+aiosqlite", ""), prefix=new_prefix())
+        with blocking, tables_of_its_own(blocking):
+            yield blocking, url, loop
+        loop.close()
+
+    @pytest.fixture
+    def storage(self, place: tuple[SQLAlchemyStorage, str, Loop]) -> Iterator[Storage]:
+        tables, url, loop = place
+        storage = AsyncSQLAlchemyStorage(url, prefix=tables._made_of[1])
+        yield Blocking(storage, loop)
+        loop.wait(storage.close())
+        empty(tables)
+
+
+class TestAsyncPostgreSQL(AsyncContract):
+    """By psycopg's asynchronous driver."""
+
+    @classmethod
+    def url(cls, tmp_path_factory: pytest.TempPathFactory) -> str:
+        return url_of("postgresql")
+
+
+class TestAsyncSQLite(AsyncContract):
+    """By aiosqlite, where it is installed."""
+
+    @classmethod
+    def url(cls, tmp_path_factory: pytest.TempPathFactory) -> str:
+        pytest.importorskip("aiosqlite")
+        return f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('sqlite') / 'sweeps.db'}"
