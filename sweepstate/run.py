@@ -82,7 +82,7 @@ class Run(RunHandle[tuple[Event, ...], Answer, Shell]):
             AlreadyStarted: somebody else is executing it.
             IllegalTransition: nobody has the run, or it has ended.
         """
-        self.entered = True
+        self._take_on()
         if self._mine and self._state.status is RunStatus.RUNNING:
             return self
         try:
@@ -155,7 +155,7 @@ class Run(RunHandle[tuple[Event, ...], Answer, Shell]):
     def _report(
         self, command: Callable[Concatenate[Draft, _P], Decision[None]], *args: _P.args, **kwargs: _P.kwargs
     ) -> tuple[Event, ...]:
-        self.entered = True
+        self._take_on()
         _, change = self._shell.decide(self._state.index, None, None, command, *args, **kwargs)
         if not self._note(command, change):
             self._look()
@@ -163,7 +163,7 @@ class Run(RunHandle[tuple[Event, ...], Answer, Shell]):
 
     def _sign(self, metrics: FrozenDict | None, *, promise: bool) -> Answer:
         shell = self._shell
-        self.entered = True
+        self._take_on()
         promised = promise and shell.keeps_beats
         sign, change = shell.commit(
             None, None, core.heartbeat, self.index, self.attempt, self.execution, promise=promised

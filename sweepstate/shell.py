@@ -15,7 +15,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from .core import decide as core
 from .core.decide import Change, Decision, Draft
-from .core.errors import Conflict, OutcomeUnknown, SearchMissing
+from .core.errors import Conflict, GaveWay, OutcomeUnknown, SearchMissing
 from .core.events import Event, RunEnded
 from .core.questions import ByIndex, LastHeard, Proposal, Question, Runs, Silent
 from .core.state import RunState, SweepState
@@ -124,20 +124,36 @@ class Shell(CommonShell[Storage, Agent]):
         **kwargs: _P.kwargs,
     ) -> tuple[_T, Change | None]:
         """Do what ``commit`` does, for what was checked already; the run it is about is read beforehand."""
+        value, change = self._decide(index, reason, actor, command, *args, **kwargs)
+        if change is not None:
+            self.notify(change)
+        return value, change
+
+    def _decide(
+        self,
+        index: int | None,
+        reason: str | None,
+        actor: str | None,
+        command: Callable[Concatenate[Draft, _P], Decision[_T]],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> tuple[_T, Change | None]:
+        """Decide and commit, again until nobody came first; nobody is told yet."""
         sweep_id = self.sweep_id
         outrun = False
         while True:
-            with self._turn, self._place(outrun) as storage:
-                draft = Draft(storage.sweep(sweep_id), self.now(), reason, actor)
-                if index is not None:
-                    for run in storage.runs(sweep_id, _BY_INDEX, after=index - 1, limit=1):
-                        draft.tell(run)
-                value = core.drive(command(draft, *args, **kwargs), partial(self.answer, storage))
-                change = draft.change()
-                outrun = self._outrun(storage, draft, change)
+            try:
+                with self._turn, self._place(outrun) as storage:
+                    draft = Draft(storage.sweep(sweep_id), self.now(), reason, actor)
+                    if index is not None:
+                        for run in storage.runs(sweep_id, _BY_INDEX, after=index - 1, limit=1):
+                            draft.tell(run)
+                    value = core.drive(command(draft, *args, **kwargs), partial(self.answer, storage))
+                    change = draft.change()
+                    outrun = self._outrun(storage, draft, change)
+            except GaveWay:
+                continue
             if not outrun:
-                if change is not None:
-                    self.notify(change)
                 return value, change
 
     def _place(self, outrun: bool) -> AbstractContextManager[Storage]:  # noqa: FBT001 - whether the last try was
@@ -177,7 +193,7 @@ class Shell(CommonShell[Storage, Agent]):
                     place = self._place(conflicts > 0)
                     value, change = self._hand_out(place, proposer, agent, request_id, attached=attached, begin=begin)
             except Conflict:
-                conflicts += 1
+                conflicts += proposer.outrun
                 if conflicts >= MAX_CONFLICTS:
                     proposer.close(None)
                     raise
@@ -217,21 +233,14 @@ class Shell(CommonShell[Storage, Agent]):
 
     def elapse(self, *, deliver: bool = True) -> tuple[Event, ...]:
         """Commit one slice of what time has caused, if there is any; tell listeners and, if wanted, the agent."""
-        outrun = False
-        while True:
-            state = self.load()
-            if not state.leased and state.limits.time_limit is None:
-                return ()
-            with self._turn, self._place(outrun) as storage:
-                draft = Draft(storage.sweep(self.sweep_id), self.now())
-                core.drive(core.elapse(draft), partial(self.answer, storage))
-                change = draft.change()
-                outrun = self._outrun(storage, draft, change)
-            if not outrun:
-                if change is None:
-                    return ()
-                self.notify(change, deliver=deliver)
-                return change.events
+        state = self.load()
+        if not state.leased and state.limits.time_limit is None:
+            return ()
+        _, change = self._decide(None, None, None, core.elapse)
+        if change is None:
+            return ()
+        self.notify(change, deliver=deliver)
+        return change.events
 
 
 class _Proposer(Proposals[Shell]):

@@ -62,7 +62,7 @@ def test_the_only_run_time_dependency_is_attrs(project: dict[str, Any], installe
 def test_every_dependency_of_users_has_a_lower_bound_and_no_upper_one(project: dict[str, Any]) -> None:
     """An upper bound in a library keeps its users from every release of the other that works."""
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
-    lines = [line for group in groups for line in group]
+    lines = [line for group in groups for line in group if not line.startswith("sweepstate[")]
     assert [line for line in lines if ">=" not in line or "<" in line or "==" in line] == []
 
 

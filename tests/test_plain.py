@@ -25,6 +25,7 @@ from sweepstate import (
     Conflict,
     Event,
     FailureRule,
+    GaveWay,
     Grid,
     Idle,
     IdleReason,
@@ -338,6 +339,7 @@ ERRORS: list[SweepstateError] = [
     SearchMissing("s", 2, "there is none"),
     StorageError("disk full"),
     OutcomeUnknown("the connection broke"),
+    GaveWay("s", -1, -1, "deadlock detected"),
     AgentError("a", ("start <Run>: OSError: no host",)),
 ]
 
@@ -930,8 +932,10 @@ def test_an_error_can_be_anything(error: Any) -> None:
 def test_every_public_class_is_treated_here() -> None:
     """Whatever can be constructed by its public name is either tried above, or is no constructor of a user's values."""
     tried = {"Limits", "FailureRule", "Objective", "Sweep", "InlineAgent", "MemoryStorage"}
-    elsewhere = {"Grid", "Random"}  # tests/search
+    elsewhere = {"Grid", "Random", "SQLiteStorage", "ThreadedStorage"}  # tests/search, tests/storage
     made_here = {
+        "AsyncRun",
+        "AsyncSweep",  # tests/test_aio.py
         "Run",
         "Tick",
         "Idle",

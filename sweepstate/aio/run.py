@@ -84,7 +84,7 @@ class AsyncRun(RunHandle[Coroutine[Any, Any, tuple[Event, ...]], Coroutine[Any, 
             AlreadyStarted: somebody else is executing it.
             IllegalTransition: nobody has the run, or it has ended.
         """
-        self.entered = True
+        self._take_on()
         if self._mine and self._state.status is RunStatus.RUNNING:
             return self
         try:
@@ -175,7 +175,7 @@ class AsyncRun(RunHandle[Coroutine[Any, Any, tuple[Event, ...]], Coroutine[Any, 
     async def _report(
         self, command: Callable[Concatenate[Draft, _P], Decision[None]], *args: _P.args, **kwargs: _P.kwargs
     ) -> tuple[Event, ...]:
-        self.entered = True
+        self._take_on()
         note = partial(self._note, command)
         _, change = await self._shell.decide(self._state.index, None, None, note, command, *args, **kwargs)
         if change is None or all(run.index != self.index for run in change.runs):
@@ -184,7 +184,7 @@ class AsyncRun(RunHandle[Coroutine[Any, Any, tuple[Event, ...]], Coroutine[Any, 
 
     async def _sign(self, metrics: FrozenDict | None, *, promise: bool) -> Answer:
         shell = self._shell
-        self.entered = True
+        self._take_on()
         promised = promise and shell.keeps_beats
         sign, change = await shell.commit(
             None, None, core.heartbeat, self.index, self.attempt, self.execution, promise=promised

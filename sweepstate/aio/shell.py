@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from functools import partial
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from ..core import decide as core
 from ..core.decide import Change, Decision, Draft
-from ..core.errors import Conflict, NotFound, OutcomeUnknown, SearchMissing
+from ..core.errors import Conflict, GaveWay, NotFound, OutcomeUnknown, SearchMissing
 from ..core.events import Event
 from ..core.questions import ByIndex, LastHeard, Question, Runs, Silent
 from ..core.state import RunState, SweepState
@@ -52,8 +52,8 @@ class _Turns:
     __slots__ = ("__weakref__", "asking", "deciding")
 
     def __init__(self) -> None:
-        self.deciding = asyncio.Lock()
-        self.asking = asyncio.Lock()
+        self.deciding: asyncio.Lock = asyncio.Lock()
+        self.asking: asyncio.Lock = asyncio.Lock()
 
 
 def _of_a_loop() -> Locks[_Turns]:
@@ -189,15 +189,12 @@ class AsyncShell(CommonShell[AsyncStorage, AsyncAgent]):
             return command(draft, *args, **kwargs)
 
         async def work(point: Point) -> tuple[_T, Change | None]:
-            outcome = await self._decide(point, decision, index, reason, actor)
-            while outcome is None:
-                outcome = await self._decide(point, decision, index, reason, actor, outrun=True)
-            _, change = outcome
+            value, change = await self._decide(point, decision, index, reason, actor)
             if seen is not None:
                 seen(change)
             if change is not None:
                 self.notify(change)
-            return outcome
+            return value, change
 
         return await self._whole(work)
 
@@ -208,42 +205,44 @@ class AsyncShell(CommonShell[AsyncStorage, AsyncAgent]):
         index: int | None = None,
         reason: str | None = None,
         actor: str | None = None,
-        *,
-        outrun: bool = False,
-    ) -> tuple[_T, Change | None] | None:
-        """Decide once and commit; None if somebody else came first."""
-        outcome: tuple[_T, Change | None] | None = None
-        with point:
-            async with self.turns().deciding, self._place(outrun) as storage:
-                draft = Draft(await storage.sweep(self.sweep_id), await self.now(), reason, actor)
-                if index is not None:
-                    for run in await storage.runs(self.sweep_id, _BY_INDEX, after=index - 1, limit=1):
-                        draft.tell(run)
-                value = await drive(command(draft), partial(self.answer, storage))
-                change = draft.change()
-                if change is None:
-                    self.show(draft.base)
-                else:
-                    try:
-                        await self._write(point, storage, change)
-                    except Conflict:
-                        return None
-                outcome = value, change
-        return outcome
+    ) -> tuple[_T, Change | None]:
+        """Decide and commit, again until nobody came first; nobody is told yet."""
+        outrun = False
+        while True:
+            outcome: tuple[_T, Change | None] | None = None
+            with suppress(GaveWay), point:
+                async with self.turns().deciding, self._place(outrun) as storage:
+                    draft = Draft(await storage.sweep(self.sweep_id), await self.now(), reason, actor)
+                    if index is not None:
+                        for run in await storage.runs(self.sweep_id, _BY_INDEX, after=index - 1, limit=1):
+                            draft.tell(run)
+                    value = await drive(command(draft), partial(self.answer, storage))
+                    change = draft.change()
+                    outrun = await self._outrun(point, storage, draft, change)
+                    if not outrun:
+                        outcome = value, change
+            if outcome is not None:
+                return outcome
+
+    async def _outrun(self, point: Point, storage: AsyncStorage, draft: Draft, change: Change | None) -> bool:
+        """Commit what was decided, if anything; return whether somebody else came first."""
+        if change is None:
+            self.show(draft.base)
+            return False
+        try:
+            await self._write(point, storage, change)
+        except Conflict:
+            return True
+        return False
 
     async def elapse(self, *, deliver: bool = True) -> tuple[Event, ...]:
         """Commit one slice of what time has caused, if there is any; tell listeners and, if wanted, the agent."""
 
         async def work(point: Point) -> tuple[Event, ...]:
-            outcome: tuple[None, Change | None] | None = None
-            outrun = False
-            while outcome is None:
-                state = await self.load()
-                if not state.leased and state.limits.time_limit is None:
-                    return ()
-                outcome = await self._decide(point, core.elapse, outrun=outrun)
-                outrun = True
-            _, change = outcome
+            state = await self.load()
+            if not state.leased and state.limits.time_limit is None:
+                return ()
+            _, change = await self._decide(point, core.elapse)
             if change is None:
                 return ()
             self.notify(change, deliver=deliver)
@@ -285,7 +284,7 @@ class AsyncShell(CommonShell[AsyncStorage, AsyncAgent]):
                 await proposer.fetch()
                 value, change = await self._hand_out_once(point, self._place(conflicts > 0), proposer, decide)
             except Conflict:
-                conflicts += not proposer.called
+                conflicts += proposer.outrun
                 if conflicts >= MAX_CONFLICTS:
                     await proposer.close(None)
                     raise

@@ -10,6 +10,7 @@ fields, builds its text from them, and survives pickling::
      |    +-- StaleAttempt                a start by an attempt that is not the run's current one
      |    +-- AlreadyStarted              a start by another execution than the one that began
      +-- Conflict                         somebody else committed first, or the status moved since if_version
+     |    +-- GaveWay                     a database made a turn give way to another transaction
      +-- NotFound (LookupError)
      |    +-- SweepNotFound
      |    +-- RunNotFound
@@ -152,6 +153,17 @@ class Conflict(SweepstateError):
     def __str__(self) -> str:
         found = "" if self.found < 0 else f", found {self.found}"
         return f"sweep {self.sweep_id!r}: {self.what} (expected version {self.expected}{found})"
+
+
+@attrs.define(slots=False, auto_exc=True)
+class GaveWay(Conflict):
+    """A database made a turn give way to another transaction (a deadlock, a serialization failure).
+
+    A storage raises it from whatever is asked in a turn; nothing was written, and the decision is made again.
+    """
+
+    def __str__(self) -> str:
+        return f"sweep {self.sweep_id!r}: {self.what}"
 
 
 class NotFound(SweepstateError, LookupError):

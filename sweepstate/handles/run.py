@@ -351,6 +351,9 @@ class RunHandle(Generic[EventsT, AnswerT, ShellT]):
 
     # --- the shell -------------------------------------------------------------------------------
 
+    def _take_on(self) -> None:
+        self.entered = True
+
     @abstractmethod
     def _commit(
         self,

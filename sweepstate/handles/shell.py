@@ -111,7 +111,7 @@ class Proposals(Generic[ShellT]):
         # The index to be proposed for before the next turn is taken.
         self._wanted: int | None = None
         #: Whether others wait for the turn in which the decision is made.
-        self.alone = False
+        self.alone: bool = False
 
     @property
     def by_index(self) -> bool:
@@ -119,9 +119,9 @@ class Proposals(Generic[ShellT]):
         return getattr(self._shell.search, "by_index", False)
 
     @property
-    def called(self) -> bool:
-        """Whether the search is to be asked before the turn is taken again."""
-        return self._wanted is not None
+    def outrun(self) -> bool:
+        """Whether a Conflict says that others came first, and not only that the search is to be asked now."""
+        return self._wanted is None or self._config is not None
 
     def kept(self, index: int) -> FrozenDict | Wait | Exhausted | None:
         """Return what was proposed for an index before; None if the search is to be asked now.

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, MetaData, create_engine, text
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, SQLAlchemyError
 
-from ..core.errors import InvalidValue, StorageError
+from ..core.errors import GaveWay, InvalidValue, StorageError
 from ._sql_errors import Explainer, Kind
 from ._sql_statements import DIALECTS
 from ._sql_tables import MYSQL
@@ -30,10 +30,6 @@ _DRIVERS: Final = {
     "mariadb": "mariadb+pymysql",
 }
 _INSTALL: Final = "pip install 'sweepstate[sqlalchemy]' has psycopg for PostgreSQL, 'sweepstate[mysql]' has pymysql"
-
-
-class GaveWay(StorageError):
-    """The database made this transaction give way to another one; nothing was written."""
 
 
 class Database:
@@ -170,8 +166,8 @@ class Database:
                 raise problem.error
         raise AssertionError  # pragma: no cover - count() does not end
 
-    def guard(self, attempt: Callable[[], _T]) -> _T:
-        """Do something once, in a transaction that is under way.
+    def guard(self, sweep_id: str, attempt: Callable[[], _T]) -> _T:
+        """Do something once, in a transaction that is under way and has locked a sweep.
 
         Raises:
             GaveWay: the transaction has to give way to another one.
@@ -184,7 +180,7 @@ class Database:
         if problem.kind is Kind.LOST:
             self.renewed()
         if problem.kind is Kind.GIVE_WAY:
-            raise GaveWay(problem.error.problem)
+            raise GaveWay(sweep_id, -1, -1, problem.error.problem)
         raise problem.error
 
     # --- tables -----------------------------------------------------------------------------------

@@ -8,18 +8,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ..core.decide import Change
-from ..core.errors import Conflict, StorageError
+from ..core.errors import Conflict, GaveWay, StorageError
 from ..core.events import Event
 from ..core.questions import RunQuery
 from ..core.state import RunState, SweepState
 from ..hooks import Storage
-from ._sql_database import Database, GaveWay
+from ._sql_database import Database
 from ._sql_operations import Known, Operations, Outrun
 from ._sql_statements import Statements
-from ._sql_tables import describe
+from ._sql_tables import Tables, describe
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, MetaData
 
 _T = TypeVar("_T")
 
@@ -62,12 +62,13 @@ class SQLStorage(Desk):
     """Every method of a storage, on tables of one prefix and schema."""
 
     def __init__(self, database: Database, prefix: str, schema: str | None, *, server_clock: bool) -> None:
-        self.metadata, tables = describe(prefix, schema)
+        described: tuple[MetaData, Tables] = describe(prefix, schema)
+        self.metadata: MetaData = described[0]
         self.database: Final = database
-        self._operations = Operations(Statements(tables, database.dialect))
+        self._operations = Operations(Statements(described[1], database.dialect))
         database.renewed = self._operations.forget
         if server_clock:
-            self.now = self._now
+            self.now: Callable[[], float] = self._now
 
     def _do(self, work: Callable[[Connection], _T]) -> _T:
         return self.database.alone(work)
@@ -105,7 +106,7 @@ class SQLStorage(Desk):
         except BaseException:
             connection.close()
             raise
-        return Turn(self, self._operations, connection)
+        return Turn(self, self._operations, connection, sweep_id)
 
     def sweeps(self, *, after: str = "", limit: int) -> Sequence[SweepState]:
         """Return sweeps by id; see ``Catalog.sweeps``."""
@@ -133,8 +134,9 @@ class Turn(Desk):
     Heartbeats that are sent to it are part of it: they are kept if it is committed.
     """
 
-    def __init__(self, storage: SQLStorage, operations: Operations, connection: Connection) -> None:
+    def __init__(self, storage: SQLStorage, operations: Operations, connection: Connection, sweep_id: str) -> None:
         self._storage = storage
+        self._sweep_id = sweep_id
         self._operations = operations
         self._connection = connection
         self._over = False
@@ -142,7 +144,7 @@ class Turn(Desk):
     def _do(self, work: Callable[[Connection], _T]) -> _T:
         if self._over:
             raise StorageError("this turn is over: it was left, or has been committed to; take another one")
-        return self._storage.database.guard(partial(work, self._connection))
+        return self._storage.database.guard(self._sweep_id, partial(work, self._connection))
 
     def commit(self, change: Change) -> None:
         """Write a change and end the transaction, whatever comes of it; see ``Storage.commit``."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 try:
     from sqlalchemy import Engine, MetaData
     from sqlalchemy.engine import URL
     from sqlalchemy.util import greenlet_spawn
-except ImportError as error:  # pragma: no cover - a test has it in a process of its own
-    raise ImportError("this storage needs SQLAlchemy: pip install 'sweepstate[sqlalchemy]'") from error
+except ImportError as _error:  # pragma: no cover - a test has it in a process of its own
+    raise ImportError("this storage needs SQLAlchemy: pip install 'sweepstate[sqlalchemy]'") from _error
 
 from ..core.decide import Change
 from ..core.errors import InvalidValue, StorageError
@@ -204,7 +204,7 @@ class AsyncSQLAlchemyStorage(_AsyncDesk):
         self._desk = self._storage = SQLStorage(opened, prefix, schema, server_clock=server_clock)
         self._made_of = (url, prefix, schema, server_clock)
         if server_clock:
-            self.now = self._now
+            self.now: Callable[[], Coroutine[Any, Any, float]] = self._now
 
     def __repr__(self) -> str:
         return f"<AsyncSQLAlchemyStorage on {self._storage.database.place}>"

@@ -56,7 +56,7 @@ class Twins:
 
     def __init__(self, storage: Storage, prefix: str = "") -> None:
         self.storage = storage
-        self.memory = MemoryStorage()
+        self.memory: MemoryStorage = MemoryStorage()
         self.prefix = prefix
         self.now = DAWN
         #: Changes that were decided, and are to come too late.

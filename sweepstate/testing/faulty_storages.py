@@ -1006,8 +1006,8 @@ class AwaitingStorage:
     """An async storage over memory that waits before and after everything: right, and cancelled without harm."""
 
     def __init__(self) -> None:
-        self.memory = _Open()
-        self.lock = asyncio.Lock()
+        self.memory: _Open = _Open()
+        self.lock: asyncio.Lock = asyncio.Lock()
 
     async def sweep(self, sweep_id: str) -> SweepState:
         """Return a sweep's snapshot."""
@@ -1073,7 +1073,7 @@ class CancelledAndStillWriting(AwaitingStorage):
                 await asyncio.sleep(0)
             await super(CancelledAndStillWriting, self).commit(change)
 
-        self.task = asyncio.ensure_future(later())
+        self.task: asyncio.Task[None] = asyncio.ensure_future(later())
         await asyncio.shield(self.task)
 
 

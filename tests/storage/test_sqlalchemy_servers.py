@@ -29,6 +29,7 @@ from sqlalchemy.pool import NullPool
 from sweepstate import (
     AlreadyExists,
     Conflict,
+    GaveWay,
     Grid,
     InvalidValue,
     OutcomeUnknown,
@@ -401,7 +402,7 @@ def test_a_turn_that_gave_way_while_it_read_says_so(tmp_path: Path) -> None:
 
         with storage.turn("s") as turn:
             event.listen(storage.database.engine, "before_cursor_execute", give_way)
-            with pytest.raises(StorageError, match="could not serialize access; call again"):
+            with pytest.raises(GaveWay, match=r"sweep 's': SQLite database .* could not serialize access; call again"):
                 turn.sweep("s")
             event.remove(storage.database.engine, "before_cursor_execute", give_way)
         storage.commit(change_of(storage))

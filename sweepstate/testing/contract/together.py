@@ -59,10 +59,11 @@ class Child:
         import multiprocessing  # noqa: PLC0415 - importing it changes sys.modules for the whole process
 
         context = multiprocessing.get_context("spawn")
-        self.line, theirs = context.Pipe()
-        self._process = context.Process(target=_call, args=(theirs, function, arguments), daemon=True)
+        pipe: tuple[Connection, Connection] = context.Pipe()
+        self.line: Connection = pipe[0]
+        self._process = context.Process(target=_call, args=(pipe[1], function, arguments), daemon=True)
         self._process.start()
-        theirs.close()  # so that the line ends when the child does
+        pipe[1].close()  # so that the line ends when the child does
 
     def hear(self) -> Any:
         """Return the next thing that it says.

@@ -73,11 +73,11 @@ class World:
         self.storage = storage
         self.id = sweep_id
         self.size = size
-        self.clock = ManualClock(DAWN) if clock is None else clock
+        self.clock: ManualClock = ManualClock(DAWN) if clock is None else clock
         self.heartbeats: Heartbeats | None = storage if isinstance(storage, Heartbeats) else None
         self.propose: Callable[[int], Mapping[str, Any]] = (lambda index: {"x": index}) if propose is None else propose
         #: The version after the last commit that was made here.
-        self.version = 0
+        self.version: int = 0
         if create:
             self.commit(core.create(sweep_id, self.clock(), search=None, size=size, limits=limits, objective=objective))
 
