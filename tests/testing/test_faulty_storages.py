@@ -16,7 +16,8 @@ from sweepstate.core.questions import RunQuery
 from sweepstate.testing import faulty_storages
 from sweepstate.testing.contract.blocking import Loop, blocking
 from sweepstate.testing.contract.plain import PlainStorage
-from sweepstate.testing.faulty_storages import ASYNC_FAULTS, FAULTS, AwaitingStorage, NoIndex, TurningStorage
+from sweepstate.testing.faulty_storages import ASYNC_FAULTS, FAULTS, AwaitingStorage, Looking, TurningStorage
+from sweepstate.testing.faulty_storages.queries import NoIndex
 from sweepstate.testing.storage_contract import AsyncStorageContract, StorageContract
 
 pytestmark = pytest.mark.breaks_storage
@@ -119,17 +120,17 @@ def test_every_fault_is_listed_and_explained() -> None:
         assert text, fault
         assert text.count("\n") == 0, fault
         assert vars(fault)["caught_by"] in tests, fault
+    modules = [value for value in vars(faulty_storages).values() if inspect.ismodule(value)]
     public = {
         name
-        for name, value in vars(faulty_storages).items()
-        if inspect.isclass(value) and value.__module__ == faulty_storages.__name__ and not name.startswith("_")
+        for module in modules
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__ and not name.startswith("_")
     }
-    assert public - set(names) == {"AwaitingStorage", "TurningStorage"}
+    assert public - set(names) == {"AwaitingStorage", "Looking", "TurningStorage"}
 
 
-@pytest.mark.parametrize(
-    "storage", [MemoryStorage, TurningStorage, faulty_storages._Looking, PlainStorage, AwaitingStorage]
-)
+@pytest.mark.parametrize("storage", [MemoryStorage, TurningStorage, Looking, PlainStorage, AwaitingStorage])
 def test_what_the_faults_are_made_from_is_right(storage: type[Any], tmp_path: Path) -> None:
     found = first_failure(storage, tmp_path)
     assert found is None, "".join(traceback.format_exception(found[1]))
