@@ -108,6 +108,7 @@ def _open(database: object, *, asynchronous: bool) -> tuple[Database, URL | None
     return Database(engine_for(url, asynchronous=asynchronous), owned=True), url
 
 
+_TWIN = "use postgresql+psycopg, or ThreadedStorage(SQLAlchemyStorage(...)), or ThreadedStorage(SQLiteStorage(...))"
 _WRONG_ENGINE = {
     False: ("is an engine of an asynchronous driver", "give it to AsyncSQLAlchemyStorage, or make another one"),
     True: ("is no engine of an asynchronous driver", "make it with create_async_engine"),
@@ -180,15 +181,17 @@ class AsyncSQLAlchemyStorage(_AsyncDesk):
     A call that is cancelled is whole or did nothing. Its connections belong to the event loop that it is
     first used in: make one for each loop.
 
+    For any other database, ``ThreadedStorage(SQLAlchemyStorage(...))`` does the same in threads.
+
     Args:
-        database: a URL (``postgresql+psycopg://user:password@host/name``), or the ``AsyncEngine`` of yours,
-            which is used as it is and not disposed of.
+        database: a URL (``postgresql+psycopg://user:password@host/name``), or the ``AsyncEngine`` of yours
+            with that driver, which is used as it is and not disposed of.
         prefix: what the names of the tables begin with.
         schema: the schema they are in; None is the connection's default.
         server_clock: whether the time of its sweeps is the server's; see ``SQLAlchemyStorage``.
 
     Raises:
-        InvalidValue: the URL cannot be read, or names what is not known here, or a driver that cannot do it.
+        InvalidValue: the URL cannot be read, or names what is not known here, or another driver than psycopg.
         StorageError: the driver is not installed.
     """
 
@@ -201,6 +204,10 @@ class AsyncSQLAlchemyStorage(_AsyncDesk):
         server_clock: bool = False,
     ) -> None:
         opened, url = _open(getattr(database, "sync_engine", database), asynchronous=True)
+        driver = opened.engine.dialect.driver
+        if driver != "psycopg":
+            # How a driver takes a cancellation decides whether a call is whole; of the others that is not known.
+            raise InvalidValue("database", f"{driver} is no driver that is known to be cancelled safely", _TWIN)
         self._desk = self._storage = SQLStorage(opened, prefix, schema, server_clock=server_clock)
         self._made_of = (url, prefix, schema, server_clock)
         if server_clock:

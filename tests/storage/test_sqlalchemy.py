@@ -12,13 +12,11 @@ pytest.importorskip("sqlalchemy")
 
 from sqlalchemy import create_engine
 
+from sweepstate import ThreadedStorage
 from sweepstate.core.questions import RunQuery
-from sweepstate.hooks import Storage
 from sweepstate.storage.sqlalchemy import AsyncSQLAlchemyStorage, SQLAlchemyStorage
-from sweepstate.testing.storage_contract import StorageContract
+from sweepstate.testing.storage_contract import AsyncStorageContract, Opening, StorageContract
 from tests.support.databases import (
-    Blocking,
-    Loop,
     bad_steps,
     empty,
     failing_write,
@@ -132,46 +130,44 @@ class TestSQLite(Contract):
             yield storage
 
 
-class AsyncContract(StorageContract):
-    """The contract, on an asynchronous storage that is waited for."""
+class TestAsyncPostgreSQL(AsyncStorageContract):
+    """By psycopg's asynchronous driver, on tables that are emptied after each test."""
 
+    shared: ClassVar[bool] = True
+    durable: ClassVar[bool] = True
     examples: ClassVar[int] = 5
     steps: ClassVar[int] = 25
 
+    @pytest.fixture(scope="class")
     @classmethod
-    def url(cls, tmp_path_factory: pytest.TempPathFactory) -> str:
-        raise NotImplementedError
+    def place(cls) -> Iterator[SQLAlchemyStorage]:
+        with SQLAlchemyStorage(url_of("postgresql"), prefix=new_prefix()) as storage, tables_of_its_own(storage):
+            yield storage
+
+    @pytest.fixture
+    def async_storage(self, place: SQLAlchemyStorage) -> Iterator[Opening]:
+        yield lambda: AsyncSQLAlchemyStorage(url_of("postgresql"), prefix=place._made_of[1])
+        empty(place)
+
+    def sabotage(self, storage: Any, n: int) -> AbstractContextManager[object]:
+        return failing_write(storage.viewed._storage.database.engine, n)
+
+
+class TestThreadedMariaDB(AsyncStorageContract):
+    """What has no asynchronous storage of its own is called in threads."""
+
+    shared: ClassVar[bool] = True
+    durable: ClassVar[bool] = True
+    examples: ClassVar[int] = 5
+    steps: ClassVar[int] = 25
 
     @pytest.fixture(scope="class")
     @classmethod
-    def place(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SQLAlchemyStorage, str, Loop]]:
-        url, loop = cls.url(tmp_path_factory), Loop()
-        blocking = SQLAlchemyStorage(url.replace("+aiosqlite", ""), prefix=new_prefix())
-        with blocking, tables_of_its_own(blocking):
-            yield blocking, url, loop
-        loop.close()
+    def place(cls) -> Iterator[SQLAlchemyStorage]:
+        with SQLAlchemyStorage(url_of("mariadb"), prefix=new_prefix()) as storage, tables_of_its_own(storage):
+            yield storage
 
     @pytest.fixture
-    def storage(self, place: tuple[SQLAlchemyStorage, str, Loop]) -> Iterator[Storage]:
-        tables, url, loop = place
-        storage = AsyncSQLAlchemyStorage(url, prefix=tables._made_of[1])
-        yield Blocking(storage, loop)
-        loop.wait(storage.close())
-        empty(tables)
-
-
-class TestAsyncPostgreSQL(AsyncContract):
-    """By psycopg's asynchronous driver."""
-
-    @classmethod
-    def url(cls, tmp_path_factory: pytest.TempPathFactory) -> str:
-        return url_of("postgresql")
-
-
-class TestAsyncSQLite(AsyncContract):
-    """By aiosqlite, where it is installed."""
-
-    @classmethod
-    def url(cls, tmp_path_factory: pytest.TempPathFactory) -> str:
-        pytest.importorskip("aiosqlite")
-        return f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('sqlite') / 'sweeps.db'}"
+    def async_storage(self, place: SQLAlchemyStorage) -> Iterator[Opening]:
+        yield lambda: ThreadedStorage(place)
+        empty(place)

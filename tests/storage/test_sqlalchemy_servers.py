@@ -190,7 +190,7 @@ def test_it_keeps_the_protocols(tmp_path: Path) -> None:
         assert all(isinstance(storage, protocol) for protocol in (Heartbeats, Catalog, Turns))
         assert isinstance(storage, Timekeeper) is clock
         storage.close()
-        twin = AsyncSQLAlchemyStorage(f"sqlite+aiosqlite:///{file}", server_clock=clock)
+        twin = AsyncSQLAlchemyStorage("postgresql+psycopg://nobody@127.0.0.1/nothing", server_clock=clock)
         assert all(isinstance(twin, protocol) for protocol in (AsyncHeartbeats, AsyncCatalog, AsyncTurns))
         assert isinstance(twin, AsyncTimekeeper) is clock
         asyncio.run(twin.close())
@@ -658,11 +658,15 @@ def test_an_engine_that_commits_each_statement_is_refused(served: SQLAlchemyStor
 def test_engines_of_the_other_kind_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "sweeps.db"
     with pytest.raises(InvalidValue, match="AsyncSQLAlchemyStorage"):
-        SQLAlchemyStorage(create_async_engine(f"sqlite+aiosqlite:///{file}").sync_engine)
+        SQLAlchemyStorage(create_async_engine("postgresql+psycopg://host/sweeps").sync_engine)
     with pytest.raises(InvalidValue, match="create_async_engine"):
         AsyncSQLAlchemyStorage(create_engine(f"sqlite:///{file}"))  # type: ignore[arg-type]
     with pytest.raises(InvalidValue, match="async"):
         AsyncSQLAlchemyStorage("mysql+pymysql://host/sweeps")
+    other = create_async_engine("postgresql+psycopg://host/sweeps")
+    other.sync_engine.dialect.driver = "asyncpg"
+    with pytest.raises(InvalidValue, match=r"asyncpg is no driver .* ThreadedStorage\(SQLAlchemyStorage"):
+        AsyncSQLAlchemyStorage(other)
     with pytest.raises(InvalidValue, match="a URL or an engine"):
         SQLAlchemyStorage(file)  # type: ignore[arg-type]
 

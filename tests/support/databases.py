@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from itertools import zip_longest
-from threading import Thread
-from typing import Any, Final, TypeVar, cast
+from typing import Final, cast
 from uuid import uuid4
 
 import pytest
@@ -18,11 +16,8 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
 from sweepstate.core.questions import Due, Leased, Queued, Requested, RunQuery, Silent
-from sweepstate.hooks import Storage
 from sweepstate.storage._sql_storage import SQLStorage
 from sweepstate.storage.sqlalchemy import SQLAlchemyStorage
-
-_T = TypeVar("_T")
 
 #: Where the servers are; without one, its tests are skipped, and fail where CI is set.
 VARIABLES: Final = {"postgresql": "SWEEPSTATE_POSTGRESQL_URL", "mariadb": "SWEEPSTATE_MARIADB_URL"}
@@ -184,70 +179,3 @@ def failing_write(engine: Engine, n: int) -> Generator[None]:
     finally:
         event.remove(engine, "before_cursor_execute", statement)
         event.remove(engine, "commit", commit)
-
-
-# --- asynchronous storages in tests that are not ---------------------------------------------------
-
-
-class Loop:
-    """An event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-class Blocking:
-    """An asynchronous storage, or its turn, as one that blocks."""
-
-    def __init__(self, storage: Any, loop: Loop) -> None:
-        self._storage = storage
-        self._loop = loop
-
-    def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return self._loop.wait(getattr(self._storage, method)(*args, **kwargs))
-
-    def sweep(self, sweep_id: str) -> Any:
-        return self._ask("sweep", sweep_id)
-
-    def runs(self, sweep_id: str, query: RunQuery, *, after: int = -1, limit: int) -> Any:
-        return self._ask("runs", sweep_id, query, after=after, limit=limit)
-
-    def commit(self, change: Any) -> None:
-        self._ask("commit", change)
-
-    def events(self, sweep_id: str, *, after: int = 0, limit: int) -> Any:
-        return self._ask("events", sweep_id, after=after, limit=limit)
-
-    def beat(self, sweep_id: str, index: int, attempt: int, at: float, metrics: Any) -> None:
-        self._ask("beat", sweep_id, index, attempt, at, metrics)
-
-    def last_heard(self, sweep_id: str, leases: Any) -> Any:
-        return self._ask("last_heard", sweep_id, leases)
-
-    def last_metrics(self, sweep_id: str, index: int) -> Any:
-        return self._ask("last_metrics", sweep_id, index)
-
-    def sweeps(self, *, after: str = "", limit: int) -> Any:
-        return self._ask("sweeps", after=after, limit=limit)
-
-    def delete(self, sweep_id: str) -> None:
-        self._ask("delete", sweep_id)
-
-    @contextmanager
-    def turn(self, sweep_id: str) -> Iterator[Storage]:
-        context = self._storage.turn(sweep_id)
-        turn = Blocking(self._loop.wait(context.__aenter__()), self._loop)
-        try:
-            yield turn
-        finally:
-            self._loop.wait(context.__aexit__(None, None, None))
