@@ -7,10 +7,12 @@ the field; nothing is ever evaluated.
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache
+from operator import attrgetter
 from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
@@ -49,7 +51,20 @@ def to_dict(value: SweepState | RunState | Event | Limits | Objective) -> dict[s
     if _KINDS.get(name) is not cls:
         remedy = "give a snapshot or an event, such as sweep.state or run.state"
         raise InvalidValue("value", f"{show(value)} has no plain-data form of its own", remedy)
-    return {"format": FORMAT, "kind": name, **_writer(cls)(value)}
+    return {"format": FORMAT, "kind": name, **_writer(cls, thaw=True)(value)}
+
+
+def to_json(value: SweepState | RunState | Event) -> str:
+    """Return the plain-data form as JSON, for storages: what ``json`` makes of ``to_dict``, at half the cost.
+
+    ASCII only, so that nothing on its way can misread it; NaN and infinities as Python's ``json`` writes them.
+    """
+    cls: Any = type(value)
+    return _ENCODE({"format": FORMAT, "kind": cls.__name__, **_writer(cls, thaw=False)(value)})
+
+
+#: For it nothing need be thawed: it writes a FrozenDict as a mapping, a tuple as a list, a string enum as a string.
+_ENCODE: Final = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
 
 def from_dict(data: object, expect: type[T]) -> T:
@@ -93,27 +108,39 @@ def _fields(cls: type) -> dict[str, Any]:
 
 
 @cache
-def _writer(cls: type) -> Callable[[Any], dict[str, Any]]:
-    writers = [(name, _write_as(annotation)) for name, annotation in _fields(cls).items()]
-    return lambda value: {name: write(getattr(value, name)) for name, write in writers}
+def _writer(cls: type, *, thaw: bool) -> Callable[[Any], dict[str, Any]]:
+    """Return what writes a value of a class as a dictionary, with what is in it thawed or left as it is."""
+    names = tuple(_fields(cls))
+    fields = attrgetter(*names)
+    # Most fields are written as they are, and cost nothing beyond being got.
+    writers = [(name, _write_as(annotation, thaw=thaw)) for name, annotation in _fields(cls).items()]
+    others = [(name, write) for name, write in writers if write is not _same]
+
+    def write(value: Any) -> dict[str, Any]:
+        written: dict[str, Any] = dict(zip(names, fields(value), strict=True))
+        for name, write in others:
+            written[name] = write(written[name])
+        return written
+
+    return write
 
 
-def _write_as(annotation: Any) -> _Writer:
+def _write_as(annotation: Any, *, thaw: bool) -> _Writer:
     """Return what writes a value of an annotated type."""
     inner = _optional(annotation)
     if inner is not None:
-        write = _write_as(inner)
-        return lambda value: None if value is None else write(value)
+        write = _write_as(inner, thaw=thaw)
+        return _same if write is _same else lambda value: None if value is None else write(value)
     if attrs.has(annotation):
-        return _writer(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return lambda value: value.value
+        return _writer(annotation, thaw=thaw)
     if get_origin(annotation) is tuple:
         items = get_args(annotation)
-        write = _write_as(items[0]) if items[-1] is Ellipsis else _same
-        return lambda value: [write(item) for item in value]
-    if annotation in _SCALARS:
+        write = _write_as(items[0], thaw=thaw) if items[-1] is Ellipsis else _same
+        return _same if write is _same and not thaw else lambda value: [write(item) for item in value]
+    if annotation in _SCALARS or not thaw:
         return _same
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return lambda value: value.value
     return _thaw
 
 

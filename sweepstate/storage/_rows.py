@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TypeVar, cast
 
 from ..core.errors import InvalidValue, StorageError
 from ..core.events import Event
-from ..core.plain import from_dict, to_dict
+from ..core.plain import from_dict, to_json
 from ..core.questions import Queued, Requested, Silent
 from ..core.state import RunState, SweepState
 from ..core.status import Cause, RunStatus
@@ -115,7 +115,7 @@ def branches(statuses: Iterable[RunStatus], *, withdrawn: bool) -> list[tuple[st
 
 def encode(value: SweepState | RunState | Event) -> str:
     """Return a snapshot or an event as JSON; ASCII only, so that no database can misread it."""
-    return json.dumps(to_dict(value), separators=(",", ":"))
+    return to_json(value)
 
 
 def decode(text: object, expect: type[_T], place: str) -> _T:
