@@ -94,6 +94,18 @@ class Catalogs(Capabilities):
         assert_not_found(storage, "s")
         refuses(SweepNotFound, lambda: catalog.delete("never was"), "deleting a sweep that never was")
 
+    def test_a_second_handle_sees_a_deletion_at_once(self, storage: Storage) -> None:
+        """Also one that has read the sweep just before, and keeps what it has read."""
+        catalog = self.catalog(storage)
+        other = self.again(storage)
+        World(storage).take("ada", "r1", begin=True)
+        everything(other, "s")
+        late = World(other, create=False).change(core.kill_run, 0)
+        catalog.delete("s")
+        assert_not_found(other, "s")
+        refuses(SweepNotFound, lambda: other.commit(late), "a commit to a sweep that was deleted by another handle")
+        refuses(AlreadyExists, lambda: World(other), "creating a sweep with the id of one that was deleted")
+
     def test_the_id_of_a_deleted_sweep_stays_taken(self, storage: Storage) -> None:
         """Else a worker that was away would report to a stranger's sweep."""
         catalog = self.catalog(storage)

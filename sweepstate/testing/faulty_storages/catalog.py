@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ...core.errors import SweepNotFound
 from ...core.questions import RunQuery
@@ -43,6 +44,28 @@ class DeletionLeavesRuns(PlainStorage):
                 if db.execute("SELECT 1 FROM sweep WHERE id = ?", [sweep_id]).fetchone():
                     return []  # what the runs are is decided by nobody any more
             raise
+
+
+@fault("test_a_second_handle_sees_a_deletion_at_once")
+class DeletedSweepIsRemembered(PlainStorage):
+    """A snapshot is kept as long as its version stands, and deleting a sweep does not move that (wandb#4283)."""
+
+    def __init__(self, path: Path) -> None:
+        self._known: dict[str, SweepState] = {}
+        super().__init__(path)
+
+    def sweep(self, sweep_id: str) -> SweepState:
+        known = self._known.get(sweep_id)
+        if known is not None and self._turn is None:
+            with self._reading() as db:
+                if db.execute("SELECT version FROM sweep WHERE id = ?", [sweep_id]).fetchone() == (known.version,):
+                    return known
+        self._known[sweep_id] = found = super().sweep(sweep_id)
+        return found
+
+    def delete(self, sweep_id: str) -> None:
+        super().delete(sweep_id)
+        self._known.clear()
 
 
 @fault("test_deleting_leaves_other_sweeps_alone")
