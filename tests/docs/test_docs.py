@@ -6,6 +6,9 @@ Conventions of the pages, which are README.md and docs/*.md:
 - Functions named ``test_...`` that a page defines are called in the end.
 - A block that begins with ``>>>`` is a doctest. A ```text block right behind another one is what that one prints.
 - ``<!-- shown only: REASON -->`` on the line before a block keeps it from being executed.
+- ``<!-- needs postgresql -->`` there says that it needs a server, whose URL it finds as ``DATABASE_URL``: an empty
+  schema of its own. Such a page is executed without those blocks, and once more with them; where there is no
+  server, that is skipped, and fails where CI is set (see tests/support/databases.py).
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from sqlalchemy import create_engine
+
+from tests.support.databases import new_prefix, url_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,7 +38,8 @@ FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE
 )
 SHOWN_ONLY = re.compile(r"<!-- shown only: \S.* -->\n$")
-LINK = re.compile(r"\[[^\]\n]*\]\((?P<target>[^)\s]+)\)")
+NEEDS = re.compile(r"<!-- needs (\w+) -->\n$")
+LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -45,6 +52,8 @@ class Block(NamedTuple):
     line: int
     """Where its code begins, from 0."""
     shown_only: bool
+    needs: str | None
+    """The server without which it is left out."""
     follows: bool
     """Whether nothing but blank lines stands between it and the block before."""
 
@@ -53,11 +62,13 @@ def blocks_of(text: str) -> Iterator[Block]:
     end = 0
     for found in FENCE.finditer(text):
         before = text[end : found.start()]
+        needs = NEEDS.search(before)
         yield Block(
             found["language"],
             found["code"],
             text.count("\n", 0, found.start("code")),
             SHOWN_ONLY.search(before) is not None,
+            None if needs is None else needs[1],
             end > 0 and not before.strip(),
         )
         end = found.end()
@@ -81,12 +92,17 @@ stand on one line -->
 ```python
 4
 ```
+<!-- needs postgresql -->
+```python
+5
+```
 """
     found = list(blocks_of(text))
-    assert [block.language for block in found] == ["python", "text", "python", "python"]
-    assert [(block.code, text.splitlines()[block.line]) for block in found] == [(f"{n}\n", str(n)) for n in range(1, 5)]
-    assert [block.shown_only for block in found] == [False, False, False, True]
-    assert [block.follows for block in found] == [False, True, False, False]
+    assert [block.language for block in found] == ["python", "text", "python", "python", "python"]
+    assert [(block.code, text.splitlines()[block.line]) for block in found] == [(f"{n}\n", str(n)) for n in range(1, 6)]
+    assert [block.shown_only for block in found] == [False, False, False, True, False]
+    assert [block.needs for block in found] == [None, None, None, None, "postgresql"]
+    assert [block.follows for block in found] == [False, True, False, False, False]
 
 
 def run_doctest(page: Path, block: Block, names: dict[str, Any]) -> str:
@@ -108,14 +124,13 @@ def run_program(page: Path, block: Block, names: dict[str, Any], expected: str |
     return f"{page.name}:{block.line}: it printed\n{output.getvalue()}\nand the page says\n{expected}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def run_page(page: Path, server: str | None) -> None:
+    """Run the blocks of a page, those that need a server only if it is this one; fail if one is wrong."""
     names: dict[str, Any] = {"__name__": "__main__"}
     blocks = list(blocks_of(page.read_text(encoding="utf-8")))
     problems = []
     for block, following in zip(blocks, [*blocks, None][1:], strict=True):
-        if block.language != "python" or block.shown_only:
+        if block.language != "python" or block.shown_only or block.needs not in {None, server}:
             continue
         if block.code.startswith(">>>"):
             problems.append(run_doctest(page, block, names))
@@ -127,6 +142,40 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
             function()
     if any(problems):
         pytest.fail("\n".join(filter(None, problems)), pytrace=False)
+
+
+@pytest.fixture
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be in an empty directory, from where other processes find this package too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+
+
+@pytest.mark.usefixtures("_elsewhere")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_code_of_a_page_runs(page: Path) -> None:
+    run_page(page, None)
+
+
+@pytest.mark.usefixtures("_elsewhere")
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if "<!-- needs postgresql -->" in page.read_text(encoding="utf-8")],
+    ids=lambda page: page.name,
+)
+def test_the_code_of_a_page_runs_on_postgresql(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = url_of("postgresql")
+    schema = new_prefix()
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
+    monkeypatch.setenv("DATABASE_URL", f"{url}{'&' if '?' in url else '?'}options=-c%20search_path%3D{schema}")
+    try:
+        run_page(page, "postgresql")
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
+        engine.dispose()
 
 
 def test_hardly_any_code_is_shown_only() -> None:

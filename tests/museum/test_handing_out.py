@@ -209,7 +209,7 @@ def test_22_a_failed_cell_is_visited_visible_and_can_be_retried() -> None:
 
 
 def test_23_two_workers_never_have_the_same_waiting_run() -> None:
-    """optuna/optuna#4002, PR#1014: two workers popped the same waiting trial. (Threads here; processes with SQLite.)"""
+    """optuna/optuna#4002, PR#1014: two workers popped the same waiting trial. (Processes: test_storage.py.)"""
     # given 100 runs that wait in the queue
     sweep, _ = sweep_of(100, storage=MemoryStorage())
     for run in [take(sweep, start=False) for _ in range(100)]:
