@@ -15,12 +15,12 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from .core import decide as core
 from .core.decide import Change, Decision, Draft
-from .core.errors import Conflict, GaveWay, OutcomeUnknown, SearchMissing
+from .core.errors import AlreadyExists, Conflict, GaveWay, OutcomeUnknown, SearchMissing, StorageError
 from .core.events import Event, RunEnded
 from .core.questions import ByIndex, LastHeard, Proposal, Question, Runs, Silent
 from .core.state import RunState, SweepState
 from .core.values import FrozenDict
-from .handles.shell import LAST_TIME, MAX_CONFLICTS, CommonShell, Locks, Proposals, check_said, check_time
+from .handles.shell import LAST_TIME, MAX_CONFLICTS, CommonShell, Locks, Proposals, check_said, check_time, is_in
 from .hooks import Agent, Clock, Ended, Heartbeats, Listener, ListenerErrorHandler, Search, Storage, Turns
 
 _P = ParamSpec("_P")
@@ -98,6 +98,19 @@ class Shell(CommonShell[Storage, Agent]):
 
     # --- decide, commit --------------------------------------------------------------------------
 
+    def create(self, change: Change) -> None:
+        """Commit the creation of the sweep, and tell listeners.
+
+        Raises:
+            AlreadyExists: it is, or was, there.
+        """
+        try:
+            self.storage.commit(change)
+        except OutcomeUnknown as unknown:
+            if not self._settled(change, unknown):
+                raise AlreadyExists(change.sweep_id) from None
+        self.notify(change)
+
     def commit(
         self,
         reason: str | None,
@@ -142,6 +155,7 @@ class Shell(CommonShell[Storage, Agent]):
         sweep_id = self.sweep_id
         outrun = False
         while True:
+            outcome: tuple[_T, Change | None] | None = None
             try:
                 with self._turn, self._place(outrun) as storage:
                     draft = Draft(storage.sweep(sweep_id), self.now(), reason, actor)
@@ -150,11 +164,32 @@ class Shell(CommonShell[Storage, Agent]):
                             draft.tell(run)
                     value = core.drive(command(draft, *args, **kwargs), partial(self.answer, storage))
                     change = draft.change()
+                    outcome = value, change
                     outrun = self._outrun(storage, draft, change)
             except GaveWay:
                 continue
+            except OutcomeUnknown as unknown:
+                if outcome is None or outcome[1] is None:
+                    raise
+                outrun = not self._settled(outcome[1], unknown)
             if not outrun:
-                return value, change
+                return outcome
+
+    def _settled(self, change: Change, unknown: OutcomeUnknown) -> bool:
+        """Find out what became of a commit by making it again; return whether it is made, or others came first.
+
+        What was written before cannot be written twice, as its version is gone.
+
+        Raises:
+            OutcomeUnknown: the storage cannot answer this either.
+        """
+        try:
+            self.storage.commit(change)
+        except (Conflict, AlreadyExists):
+            return is_in(change, self.storage.events(self.sweep_id, after=change.events[0].number - 1, limit=1))
+        except StorageError:
+            raise unknown from None
+        return True
 
     def _place(self, outrun: bool) -> AbstractContextManager[Storage]:  # noqa: FBT001 - whether the last try was
         """Return where to decide: on the storage; after a Conflict in a turn of its own, if it has such.
@@ -219,17 +254,25 @@ class Shell(CommonShell[Storage, Agent]):
         begin: bool,
     ) -> tuple[RunState | core.Idle, Change | None]:
         """Decide once and commit; or Conflict."""
-        with place as storage:
-            proposer.alone = place is not self._here
-            draft = Draft(storage.sweep(self.sweep_id), self.now())
-            decision = core.next_run(draft, agent, request_id, attached=attached, begin=begin)
-            value = core.drive(decision, partial(proposer.answer, storage))
-            change = draft.change()
-            if change is None:
-                self.show(draft.base)
-            else:
-                storage.commit(change)
-            return value, change
+        outcome: tuple[RunState | core.Idle, Change | None] | None = None
+        try:
+            with place as storage:
+                proposer.alone = place is not self._here
+                draft = Draft(storage.sweep(self.sweep_id), self.now())
+                decision = core.next_run(draft, agent, request_id, attached=attached, begin=begin)
+                value = core.drive(decision, partial(proposer.answer, storage))
+                change = draft.change()
+                outcome = value, change
+                if change is None:
+                    self.show(draft.base)
+                else:
+                    storage.commit(change)
+        except OutcomeUnknown as unknown:
+            if outcome is None or outcome[1] is None:
+                raise
+            if not self._settled(outcome[1], unknown):
+                raise Conflict(self.sweep_id, outcome[1].version) from None
+        return outcome
 
     def elapse(self, *, deliver: bool = True) -> tuple[Event, ...]:
         """Commit one slice of what time has caused, if there is any; tell listeners and, if wanted, the agent."""

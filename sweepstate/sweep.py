@@ -103,7 +103,7 @@ class Sweep(SweepHandle[tuple[Event, ...], Shell]):
         self._shell = shell = Shell(sweep_id, storage, search, agent, clock, listeners, on_listener_error)
         change = creation(sweep_id, shell.now(), search, limits, objective, reason, actor)
         try:
-            storage.commit(change)
+            shell.create(change)
         except AlreadyExists as error:
             if not exists_ok:
                 raise
@@ -112,8 +112,6 @@ class Sweep(SweepHandle[tuple[Event, ...], Shell]):
             except SweepNotFound:
                 raise error from None  # it was deleted, and its id stays taken
             match_search(sweep_id, state.search, search)
-        else:
-            shell.notify(change)
         self._pump = self._attach(agent)
 
     def _attach(self, agent: Agent | None) -> Pump | None:

@@ -15,11 +15,11 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from ..core import decide as core
 from ..core.decide import Change, Decision, Draft
-from ..core.errors import Conflict, GaveWay, NotFound, OutcomeUnknown, SearchMissing
+from ..core.errors import AlreadyExists, Conflict, GaveWay, NotFound, OutcomeUnknown, SearchMissing, StorageError
 from ..core.events import Event
 from ..core.questions import ByIndex, LastHeard, Question, Runs, Silent
 from ..core.state import RunState, SweepState
-from ..handles.shell import LAST_TIME, MAX_CONFLICTS, CommonShell, Locks, check_said, check_time
+from ..handles.shell import LAST_TIME, MAX_CONFLICTS, CommonShell, Locks, check_said, check_time, is_in
 from ..hooks import (
     AsyncAgent,
     AsyncHeartbeats,
@@ -142,7 +142,11 @@ class AsyncShell(CommonShell[AsyncStorage, AsyncAgent]):
         """Commit the creation of the sweep."""
 
         async def work(point: Point) -> None:
-            await self._write(point, self.storage, change)
+            try:
+                await self._write(point, self.storage, change)
+            except OutcomeUnknown as unknown:
+                if not await self._settled(point, change, unknown):
+                    raise AlreadyExists(change.sweep_id) from None
             self.notify(change)
 
         await self._whole(work)
@@ -210,18 +214,22 @@ class AsyncShell(CommonShell[AsyncStorage, AsyncAgent]):
         outrun = False
         while True:
             outcome: tuple[_T, Change | None] | None = None
-            with suppress(GaveWay), point:
-                async with self.turns().deciding, self._place(outrun) as storage:
-                    draft = Draft(await storage.sweep(self.sweep_id), await self.now(), reason, actor)
-                    if index is not None:
-                        for run in await storage.runs(self.sweep_id, _BY_INDEX, after=index - 1, limit=1):
-                            draft.tell(run)
-                    value = await drive(command(draft), partial(self.answer, storage))
-                    change = draft.change()
-                    outrun = await self._outrun(point, storage, draft, change)
-                    if not outrun:
+            try:
+                with suppress(GaveWay), point:
+                    async with self.turns().deciding, self._place(outrun) as storage:
+                        draft = Draft(await storage.sweep(self.sweep_id), await self.now(), reason, actor)
+                        if index is not None:
+                            for run in await storage.runs(self.sweep_id, _BY_INDEX, after=index - 1, limit=1):
+                                draft.tell(run)
+                        value = await drive(command(draft), partial(self.answer, storage))
+                        change = draft.change()
                         outcome = value, change
-            if outcome is not None:
+                        outrun = await self._outrun(point, storage, draft, change)
+            except OutcomeUnknown as unknown:
+                if outcome is None or outcome[1] is None:
+                    raise
+                outrun = not await self._settled(point, outcome[1], unknown)
+            if outcome is not None and not outrun:
                 return outcome
 
     async def _outrun(self, point: Point, storage: AsyncStorage, draft: Draft, change: Change | None) -> bool:
@@ -234,6 +242,26 @@ class AsyncShell(CommonShell[AsyncStorage, AsyncAgent]):
         except Conflict:
             return True
         return False
+
+    async def _settled(self, point: Point, change: Change, unknown: OutcomeUnknown) -> bool:
+        """Find out what became of a commit by making it again; see ``Shell._settled``."""
+        try:
+            await self.storage.commit(change)
+        except (Conflict, AlreadyExists):
+            if not await self._is_there(change):
+                point.retreat()
+                return False
+        except StorageError:
+            raise unknown from None
+        return True
+
+    async def _is_there(self, change: Change) -> bool:
+        """Return whether a commit has been made."""
+        try:
+            page = await self.storage.events(self.sweep_id, after=change.events[0].number - 1, limit=1)
+        except NotFound:
+            page = ()
+        return is_in(change, page)
 
     async def elapse(self, *, deliver: bool = True) -> tuple[Event, ...]:
         """Commit one slice of what time has caused, if there is any; tell listeners and, if wanted, the agent."""
@@ -309,16 +337,22 @@ class AsyncShell(CommonShell[AsyncStorage, AsyncAgent]):
     ) -> tuple[RunState | core.Idle, Change | None]:
         """Decide once and commit; or Conflict."""
         outcome: tuple[RunState | core.Idle, Change | None] | None = None
-        with point:
-            async with self.turns().deciding, place as storage:
-                draft = Draft(await storage.sweep(self.sweep_id), await self.now())
-                value = await drive(decide(draft), partial(proposer.answer, storage))
-                change = draft.change()
-                if change is None:
-                    self.show(draft.base)
-                else:
-                    await self._write(point, storage, change)
-                outcome = value, change
+        try:
+            with point:
+                async with self.turns().deciding, place as storage:
+                    draft = Draft(await storage.sweep(self.sweep_id), await self.now())
+                    value = await drive(decide(draft), partial(proposer.answer, storage))
+                    change = draft.change()
+                    outcome = value, change
+                    if change is None:
+                        self.show(draft.base)
+                    else:
+                        await self._write(point, storage, change)
+        except OutcomeUnknown as unknown:
+            if outcome is None or outcome[1] is None:
+                raise
+            if not await self._settled(point, outcome[1], unknown):
+                raise Conflict(self.sweep_id, outcome[1].version) from None
         return cast("tuple[RunState | core.Idle, Change | None]", outcome)  # what leaves no outcome is raised
 
     async def _give_back(self, handed: tuple[RunState | core.Idle, Change | None]) -> None:
@@ -343,11 +377,7 @@ class AsyncShell(CommonShell[AsyncStorage, AsyncAgent]):
             raise
         except asyncio.CancelledError:
             # This very task was cancelled; then the commit is whole, or did nothing.
-            try:
-                events = await storage.events(change.sweep_id, after=change.events[0].number - 1, limit=1)
-            except NotFound:
-                events = ()
-            if tuple(events[: len(change.events)]) != change.events:
+            if not await self._is_there(change):
                 point.passed = False
                 raise
 

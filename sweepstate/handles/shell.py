@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from ..core.decide import Change
 from ..core.errors import Conflict, InvalidValue, NotFound, SearchError, SearchMissing, StorageError
 from ..core.events import Event
+from ..core.plain import to_json
 from ..core.questions import Exhausted, Wait
 from ..core.state import SweepState
 from ..core.values import FrozenDict, check_number, check_text, describe_error, freeze_mapping, show
@@ -23,6 +24,11 @@ LockT = TypeVar("LockT")
 MAX_CONFLICTS: Final = 64
 #: No clock shows more.
 LAST_TIME: Final = 1e15
+
+
+def is_in(change: Change, page: Sequence[Event]) -> bool:
+    """Return whether a page of history begins with what a change wrote, to the byte: NaN does not equal itself."""
+    return [to_json(event) for event in page[: len(change.events)]] == [to_json(event) for event in change.events]
 
 
 class CommonShell(Generic[StorageT, AgentT]):
