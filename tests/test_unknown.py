@@ -136,6 +136,6 @@ def test_a_command_that_is_bound_to_a_version_is_told_that_others_came_first() -
     storage = Cut(2, made=False)
     sweep = Sweep(Grid({"x": [1, 2]}), id="s", storage=storage)
     other = Sweep.open("s", storage=storage)
-    storage.meanwhile = lambda: other.pause()
+    storage.meanwhile = other.pause
     with pytest.raises(Conflict):
         sweep.stop(if_version=1)

@@ -5,7 +5,19 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import BigInteger, Column, ColumnElement, Double, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Double,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -109,7 +121,7 @@ def describe(prefix: str, schema: str | None) -> tuple[MetaData, Tables]:
 
     sweep = table(
         "sweep",
-        Column("key", _KEY, primary_key=True, autoincrement=True),
+        Column("key", _KEY, Identity(), primary_key=True),  # unlike that of a SERIAL, its sequence needs no rights
         Column("id", Id(), nullable=False, unique=True),
         Column("version", BigInteger(), nullable=False),
         Column("body", _BODY),

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from sweepstate import Grid, OutcomeUnknown, StorageError, Sweep, ThreadedStorage
+from sweepstate import Grid, OutcomeUnknown, StorageError, Sweep, SweepTrigger, ThreadedStorage
+from sweepstate.core.decide import decide, move
 from sweepstate.hooks import AsyncStorage, Catalog, Heartbeats, Timekeeper, Turns
 from sweepstate.testing import AsyncStorageContract, StorageContract, check_laws
 
@@ -136,13 +137,13 @@ def test_a_disk_that_fails_leaves_it_unknown(tmp_path: Path, monkeypatch: pytest
     def fail(_descriptor: int) -> None:
         raise OSError(5, "Input/output error")
 
+    change = decide(move, sweep.state, lambda _: (), sweep.state.at)(SweepTrigger.PAUSE).change
+    assert change is not None
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
         with pytest.raises(OutcomeUnknown, match="read the sweep again"):
-            sweep.next_run("ada", "r1")
-    run = sweep.next_run("ada", "r1")  # asking again finds out
-    assert run
-    assert storage.sweep("s").created == 1
+            storage.commit(change)
+    assert sweep.pause() == ()  # reading it again finds out
 
 
 def test_who_is_interrupted_while_reading_reads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,6 +256,28 @@ def test_tables_may_be_in_a_schema(prefix: str) -> None:
         connection.exec_driver_sql(f"DROP SCHEMA {prefix}")
 
 
+def test_four_rights_on_the_tables_are_enough(prefix: str) -> None:
+    """SELECT, INSERT, UPDATE and DELETE, as the error says that is raised without them."""
+    url, role = make_url(url_of("postgresql")), f"{prefix}worker"
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with SQLAlchemyStorage(url, prefix=prefix) as owner, tables_of_its_own(owner), engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN")
+        try:
+            with SQLAlchemyStorage(url.set(username=role), prefix=prefix) as mine:
+                with pytest.raises(StorageError, match="grant this user SELECT, INSERT, UPDATE and DELETE"):
+                    new_sweep(mine)
+                for table in owner.metadata.sorted_tables:
+                    connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table.name} TO {role}")
+                run = take(new_sweep(mine))
+                run.start(heartbeats=True)
+                run.heartbeat()
+                run.finish(loss=1)
+                mine.delete("s")
+        finally:
+            connection.exec_driver_sql(f"DROP OWNED BY {role}")
+            connection.exec_driver_sql(f"DROP ROLE {role}")
+
+
 def test_alembic_is_given_the_same_tables(storage: SQLAlchemyStorage, prefix: str) -> None:
     assert sorted(tables(prefix).tables) == sorted(storage.metadata.tables)
 
