@@ -192,11 +192,11 @@ class Shell(CommonShell[Storage, Agent]):
         return True
 
     def _place(self, outrun: bool) -> AbstractContextManager[Storage]:  # noqa: FBT001 - whether the last try was
-        """Return where to decide: on the storage; after a Conflict in a turn of its own, if it has such.
+        """Return where to decide: on the storage; after a Conflict, and for a while then, in a turn, if it has such.
 
-        So contention costs one Conflict and no more, and who is alone pays nothing.
+        So contention costs a Conflict now and then, and who is alone pays nothing.
         """
-        if outrun and self._turns is not None:
+        if self._turns is not None and self.crowded(outrun=outrun):
             return self._turns.turn(self.sweep_id)
         return self._here
 

