@@ -63,7 +63,7 @@ STEPS: Final = (
     CREATE INDEX run_presumed ON run (sweep, presumed) WHERE presumed IS NOT NULL;
     CREATE INDEX run_agent_leased ON run (sweep, agent, leased) WHERE leased IS NOT NULL;
     CREATE INDEX run_agent_presumed ON run (sweep, agent, presumed) WHERE presumed IS NOT NULL;
-    CREATE INDEX run_request ON run (sweep, request) WHERE request IS NOT NULL;
+    CREATE INDEX run_request ON run (sweep, request, number) WHERE request IS NOT NULL;
     CREATE INDEX run_due ON run (sweep, due_at, number) WHERE due_at IS NOT NULL;
     CREATE INDEX run_status ON run (sweep, status, number, status_version);
     CREATE INDEX run_withdrawn ON run (sweep, withdrawn, status_version) WHERE withdrawn IS NOT NULL;
@@ -121,49 +121,59 @@ def statements_of(step: str) -> Iterator[str]:
         if complete_statement(statement):
             yield statement
             statement = ""
+    if statement.strip():
+        yield statement
 
 
 def select(query: RunQuery, key: int, after: int, limit: int) -> tuple[str, list[object]]:
     """Return the statement that answers a query, and its values: one range of one index, or a union of such."""
     match query:
         case ByIndex():
-            return _range("number > ?", "number"), [key, after, limit]
+            # The index of the primary key, which has no name of ours; no other one has this order.
+            return _range("", "number > ?", "number"), [key, after, limit]
         case Queued():
-            return _range("queued > ?", "queued"), [key, after, limit]
-        case Leased(agent=None, presumed=False):
-            return _range("leased > ?", "leased"), [key, after, limit]
-        case Leased(agent=None):
-            return _union([_range("leased > ?", "leased"), _range("presumed > ?", "presumed")]), [
-                *(key, after, limit) * 2,
-                limit,
-            ]
-        case Leased(agent=str() as agent, presumed=False):
-            return _range("agent = ? AND leased > ?", "leased"), [key, digest(agent), after, limit]
-        case Leased(agent=str() as agent):
-            ranges = [_range(f"agent = ? AND {column} > ?", column) for column in ("leased", "presumed")]
-            return _union(ranges), [*(key, digest(agent), after, limit) * 2, limit]
+            return _range("run_queued", "queued > ?", "queued"), [key, after, limit]
+        case Leased():
+            return _leased(query, key, after, limit)
         case Requested(agent=agent, request_id=request):
-            return _range("request = ? AND number > ?", "number"), [key, digest(agent, request), after, limit]
+            values: list[object] = [key, digest(agent, request), after, limit]
+            return _range("run_request", "request = ? AND number > ?", "number"), values
         case Due(at=at):
-            return _range("due_at <= ?", "due_at, number"), [key, at, limit]
+            return _range("run_due", "due_at <= ?", "due_at, number"), [key, at, limit]
         case Silent(since=since):
             return _SILENT, [key, since, limit]
         case InStatus():
             return _in_status(query, key, after, limit)
 
 
-def _range(condition: str, order: str) -> str:
-    return f"SELECT body, number FROM run WHERE sweep = ? AND {condition} ORDER BY {order} LIMIT ?"  # noqa: S608 - of our words
+def _range(index: str, condition: str, order: str) -> str:
+    """Return the statement that reads one range of an index, which is named lest SQLite think that it knows better."""
+    table = f"run INDEXED BY {index}" if index else "run"
+    return f"SELECT body, number FROM {table} WHERE sweep = ? AND {condition} ORDER BY {order} LIMIT ?"  # noqa: S608 - of our words
+
+
+def _leased(query: Leased, key: int, after: int, limit: int) -> tuple[str, list[object]]:
+    # Those that are CRASHED by silence are apart, so that they can be left out.
+    columns = ("leased", "presumed") if query.presumed else ("leased",)
+    values: list[object]
+    if query.agent is None:
+        ranges = [_range(f"run_{column}", f"{column} > ?", column) for column in columns]
+        values = [key, after, limit]
+    else:
+        ranges = [_range(f"run_agent_{column}", f"agent = ? AND {column} > ?", column) for column in columns]
+        values = [key, digest(query.agent), after, limit]
+    return (ranges[0], values) if len(ranges) == 1 else (_union(ranges), [*values * 2, limit])
 
 
 def _union(ranges: list[str]) -> str:
     """Return the first rows of several ranges, each of which is cut before they are put in order."""
-    parts = " UNION ALL ".join(f"SELECT * FROM ({part})" for part in ranges)
+    parts = " UNION ALL ".join(f"SELECT * FROM ({part})" for part in ranges)  # noqa: S608 - the same
     return f"SELECT body, number FROM ({parts}) ORDER BY number LIMIT ?"  # noqa: S608 - of our words
 
 
 _SILENT: Final = """
-    SELECT run.body, run.number FROM beat JOIN run ON run.sweep = beat.sweep AND run.number = beat.run
+    SELECT run.body, run.number
+    FROM beat INDEXED BY beat_heard CROSS JOIN run ON run.sweep = beat.sweep AND run.number = beat.run
     WHERE beat.sweep = ? AND beat.heard <= ? ORDER BY beat.heard, beat.run LIMIT ?
 """
 
@@ -175,11 +185,12 @@ def _in_status(query: InStatus, key: int, after: int, limit: int) -> tuple[str, 
     for column, value in branches(query.statuses, withdrawn=query.withdrawn):
         condition = f"{column} > ?" if value is None else f"{column} = ? AND number > ?"
         order = column if value is None else "number"
+        index = f"run_{column}"
         unchanged = "" if since is None else " AND status_version <= ?"
-        ranges.append(_range(condition + unchanged, order))
+        ranges.append(_range(index, condition + unchanged, order))
         values += [each for each in (key, value, after, since, limit) if each is not None]
     if not ranges:
-        return _range("FALSE", "number"), [key, limit]
+        return _range("", "FALSE", "number"), [key, limit]
     if len(ranges) == 1:
         return ranges[0], values
     return _union(ranges), [*values, limit]

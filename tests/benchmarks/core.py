@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.util
 import os
 import platform
 import resource
 import subprocess
 import sys
 import textwrap
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -34,17 +32,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the checkout, so that noth
 
 from sweepstate import Grid, Random, Sweep, SweepStatus, SweepTrigger
 from sweepstate.core import lifecycle
-from sweepstate.search.distributions import IntUniform, LogUniform, Uniform
+from tests.benchmarks.common import SPACE, Batch, Row, installed, interleaved, optuna_life, ratio, show, three_calls
 
-SPACE = {
-    "lr": LogUniform(1e-5, 1e-1),
-    "momentum": Uniform(0.0, 1.0),
-    "layers": IntUniform(1, 9),
-    "act": ["relu", "gelu"],
-}
 GRID = {f"p{n}": list(range(10)) for n in range(4)}  # 10,000 points
-
-Batch = Callable[[int], object]
 
 
 @attrs.frozen
@@ -64,23 +54,6 @@ NORMAL = Scale(batches=21, steps=20_000, runs=300, flat=100_000, imports=25, opt
 FULL = attrs.evolve(NORMAL, flat=1_000_000)
 
 
-@attrs.frozen
-class Row:
-    """A line of the summary: ``value`` should be at most (or, with ``least``, at least) ``bound``."""
-
-    work: str
-    value: float
-    bound: float
-    unit: str = "x"
-    least: bool = False
-
-    def __str__(self) -> str:
-        worse = self.bound / self.value if self.least else self.value / self.bound
-        verdict = "meets" if worse <= 1 else f"misses by {worse:.2f}x"
-        bound = f"{'at least' if self.least else 'at most'} {self.bound:g} {self.unit}"
-        return f"{self.work:<58} {self.value:>9.2f} {self.unit:<4} {bound:<18} {verdict}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="less of everything: a smoke test of half a minute")
@@ -90,44 +63,6 @@ def main() -> None:
     print(f"Python {platform.python_version()}, {platform.machine()}")
     rows = [row for measure in (steps, lives, flatness, grid, memory, imports) for row in measure(scale)]
     print("\nSummary\n" + "\n".join(f"  {row}" for row in rows))
-
-
-# --- how it is measured ------------------------------------------------------------------------------------------
-
-
-def interleaved(
-    peers: dict[str, Batch], batches: int, size: int, clock: Callable[[], float] = time.process_time
-) -> dict[str, list[float]]:
-    """Return the seconds an item of each batch, the peers taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in peers}
-    for _ in range(batches):
-        for name, batch in peers.items():
-            start = clock()
-            batch(size)
-            times[name].append((clock() - start) / size)
-    return times
-
-
-def ratio(times: dict[str, list[float]], name: str, base: str) -> float:
-    """Return the median of the ratios of batches that ran one after the other: both met the same slow moments."""
-    return median(one / other for one, other in zip(times[name], times[base], strict=False))
-
-
-def show(title: str, times: dict[str, list[float]], base: str) -> None:
-    """Print medians, least values, and the ratios to one of them."""
-    print(f"\n{title}")
-    for name, each in times.items():
-        print(
-            f"  {name:<34} median {median(each) * 1e6:>11.3f} us   least {min(each) * 1e6:>11.3f} us"
-            f" {ratio(times, name, base):>9.2f} x"
-        )
-
-
-def installed(name: str) -> bool:
-    found = importlib.util.find_spec(name) is not None
-    if not found:
-        print(f"\n({name} is not installed: left out)")
-    return found
 
 
 # --- lifecycle.step ----------------------------------------------------------------------------------------------
@@ -242,7 +177,7 @@ def _alternate(one: Callable[[], object], other: Callable[[], object], count: in
 def lives(scale: Scale) -> Iterator[Row]:
     """Hand out, start, finish, with history, in memory; everybody keeps one study that grows."""
     loop = Loop(Sweep(Random(SPACE)))
-    peers: dict[str, Batch] = {"for run in sweep": loop.batch, "three calls": three_calls()}
+    peers: dict[str, Batch] = {"for run in sweep": loop.batch, "three calls": three_calls(Sweep(Random(SPACE)))}
     if installed("optuna"):
         peers["optuna"] = optuna_lives()
     times = interleaved(peers, scale.batches, scale.runs)
@@ -263,35 +198,12 @@ class Loop:
             run.finish(loss=0.5 + 1.0 / (run.index + 1))
 
 
-def three_calls() -> Batch:
-    sweep = Sweep(Random(SPACE))
-
-    def batch(count: int) -> None:
-        for _ in range(count):
-            run = sweep.next_run()
-            assert run
-            run.start()
-            run.finish(loss=0.5 + 1.0 / (run.index + 1))
-
-    return batch
-
-
 def optuna_lives() -> Batch:
     import optuna  # noqa: PLC0415  a peer need not be installed
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-
-    def batch(count: int) -> None:
-        for _ in range(count):
-            trial = study.ask()
-            trial.suggest_float("lr", 1e-5, 1e-1, log=True)
-            trial.suggest_float("momentum", 0.0, 1.0)
-            trial.suggest_int("layers", 1, 9)
-            trial.suggest_categorical("act", ["relu", "gelu"])
-            study.tell(trial, 0.5 + 1.0 / (trial.number + 1))
-
-    return batch
+    return optuna_life(study)
 
 
 # --- flat --------------------------------------------------------------------------------------------------------
