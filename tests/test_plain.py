@@ -60,9 +60,9 @@ from sweepstate import (
     to_dict,
 )
 from sweepstate.core import errors
+from sweepstate.core.as_json import to_json
 from sweepstate.core.events import EVENTS, Fate, OrderKind, Requeue, RunEvent
 from sweepstate.core.lifecycle import FAILURES
-from sweepstate.core.plain import to_json
 from sweepstate.core.state import Backlog, Completion, Lease
 from sweepstate.core.values import FrozenDict, freeze
 from tests.fakes import Recorder, sweep_of, take

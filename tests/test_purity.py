@@ -24,6 +24,7 @@ PURE = {
     "functools",
     "heapq",
     "itertools",
+    "json",  # as text only
     "math",
     "operator",
     "re",

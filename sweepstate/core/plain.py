@@ -7,7 +7,6 @@ the field; nothing is ever evaluated.
 
 from __future__ import annotations
 
-import json
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
@@ -51,20 +50,7 @@ def to_dict(value: SweepState | RunState | Event | Limits | Objective) -> dict[s
     if _KINDS.get(name) is not cls:
         remedy = "give a snapshot or an event, such as sweep.state or run.state"
         raise InvalidValue("value", f"{show(value)} has no plain-data form of its own", remedy)
-    return {"format": FORMAT, "kind": name, **_writer(cls, thaw=True)(value)}
-
-
-def to_json(value: SweepState | RunState | Event) -> str:
-    """Return the plain-data form as JSON, for storages: what ``json`` makes of ``to_dict``, at half the cost.
-
-    ASCII only, so that nothing on its way can misread it; NaN and infinities as Python's ``json`` writes them.
-    """
-    cls: Any = type(value)
-    return _ENCODE({"format": FORMAT, "kind": cls.__name__, **_writer(cls, thaw=False)(value)})
-
-
-#: For it nothing need be thawed: it writes a FrozenDict as a mapping, a tuple as a list, a string enum as a string.
-_ENCODE: Final = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
+    return {"format": FORMAT, "kind": name, **_writer(cls)(value)}
 
 
 def from_dict(data: object, expect: type[T]) -> T:
@@ -98,7 +84,7 @@ _KINDS: Final[dict[str, type]] = {
 
 
 @cache
-def _fields(cls: type) -> dict[str, Any]:
+def fields_of(cls: type) -> dict[str, Any]:
     """Return each field's annotation, resolved."""
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in attrs.fields(cls)}
@@ -108,12 +94,11 @@ def _fields(cls: type) -> dict[str, Any]:
 
 
 @cache
-def _writer(cls: type, *, thaw: bool) -> Callable[[Any], dict[str, Any]]:
-    """Return what writes a value of a class as a dictionary, with what is in it thawed or left as it is."""
-    names = tuple(_fields(cls))
+def _writer(cls: type) -> Callable[[Any], dict[str, Any]]:
+    names = tuple(fields_of(cls))
     fields = attrgetter(*names)
     # Most fields are written as they are, and cost nothing beyond being got.
-    writers = [(name, _write_as(annotation, thaw=thaw)) for name, annotation in _fields(cls).items()]
+    writers = [(name, _write_as(annotation)) for name, annotation in fields_of(cls).items()]
     others = [(name, write) for name, write in writers if write is not _same]
 
     def write(value: Any) -> dict[str, Any]:
@@ -125,22 +110,22 @@ def _writer(cls: type, *, thaw: bool) -> Callable[[Any], dict[str, Any]]:
     return write
 
 
-def _write_as(annotation: Any, *, thaw: bool) -> _Writer:
+def _write_as(annotation: Any) -> _Writer:
     """Return what writes a value of an annotated type."""
-    inner = _optional(annotation)
+    inner = optional(annotation)
     if inner is not None:
-        write = _write_as(inner, thaw=thaw)
+        write = _write_as(inner)
         return _same if write is _same else lambda value: None if value is None else write(value)
     if attrs.has(annotation):
-        return _writer(annotation, thaw=thaw)
-    if get_origin(annotation) is tuple:
-        items = get_args(annotation)
-        write = _write_as(items[0], thaw=thaw) if items[-1] is Ellipsis else _same
-        return _same if write is _same and not thaw else lambda value: [write(item) for item in value]
-    if annotation in _SCALARS or not thaw:
-        return _same
+        return _writer(annotation)
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return lambda value: value.value
+    if get_origin(annotation) is tuple:
+        items = get_args(annotation)
+        write = _write_as(items[0]) if items[-1] is Ellipsis else _same
+        return lambda value: [write(item) for item in value]
+    if annotation in _SCALARS:
+        return _same
     return _thaw
 
 
@@ -162,7 +147,7 @@ def _thaw(value: Any) -> Any:
 
 @cache
 def _reader(cls: type) -> _Reader:
-    readers = {name: _read_as(annotation, name) for name, annotation in _fields(cls).items()}
+    readers = {name: _read_as(annotation, name) for name, annotation in fields_of(cls).items()}
 
     def read(data: Any, path: str) -> Any:
         if not isinstance(data, Mapping):
@@ -183,7 +168,7 @@ def _reader(cls: type) -> _Reader:
 
 def _read_as(annotation: Any, name: str) -> _Reader:
     """Return what reads a value of an annotated type."""
-    inner = _optional(annotation)
+    inner = optional(annotation)
     if inner is not None:
         read = _read_as(inner, name)
         return lambda value, path: None if value is None else read(value, path)
@@ -281,7 +266,7 @@ _BY_NAME: Final[dict[str, _Reader]] = {"size": _points, "best_value": _metric}
 _SCALARS: Final[dict[Any, _Reader]] = {int: _integer, float: _number, str: _text, bool: _truth}
 
 
-def _optional(annotation: Any) -> Any:
+def optional(annotation: Any) -> Any:
     """Return X for ``X | None``, else None."""
     if get_origin(annotation) in (Union, types.UnionType):
         return next(each for each in get_args(annotation) if each is not type(None))

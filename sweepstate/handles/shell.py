@@ -7,10 +7,10 @@ from threading import Lock
 from typing import Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from ..core.as_json import to_json
 from ..core.decide import Change
 from ..core.errors import Conflict, InvalidValue, NotFound, SearchError, SearchMissing, StorageError
 from ..core.events import Event
-from ..core.plain import to_json
 from ..core.questions import Exhausted, Wait
 from ..core.state import SweepState
 from ..core.values import FrozenDict, check_number, check_text, describe_error, freeze_mapping, show

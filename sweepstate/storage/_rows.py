@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple, TypeVar, cast
 
+from ..core.as_json import to_json
 from ..core.errors import InvalidValue, StorageError
 from ..core.events import Event
-from ..core.plain import from_dict, to_json
+from ..core.plain import from_dict
 from ..core.questions import Queued, Requested, Silent
 from ..core.state import RunState, SweepState
 from ..core.status import Cause, RunStatus
@@ -90,6 +92,7 @@ def watched(run: RunState) -> tuple[int, float] | None:
     return (lease.attempt, lease.since) if lease is not None and _SILENT.watches(run) else None
 
 
+@lru_cache(maxsize=256)  # whoever holds runs is named with each commit
 def digest(*words: str) -> str:
     """Return 32 hexadecimal signs for one or more names.
 

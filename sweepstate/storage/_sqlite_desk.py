@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from sqlite3 import Connection
-from typing import Any, Final, Never, TypeAlias
+from typing import Any, Final, Never
 
 from ..core.decide import Change
 from ..core.errors import AlreadyExists, Conflict, StorageError, SweepNotFound
@@ -14,14 +14,46 @@ from ..core.state import RunState, SweepState
 from ._rows import decode, decode_metrics, encode, record_of, watched, whole_commits
 from ._sqlite_schema import BEAT, UNWATCH, WATCH, WRITE_EVENT, WRITE_RUN, select
 
-#: Sweeps by id, each with the key of its rows, so that a snapshot which has not changed is not read and parsed again.
-Known: TypeAlias = dict[str, tuple[int, SweepState]]
-
-#: So many sweeps are remembered.
-_REMEMBERED: Final = 64
+#: So many sweeps are remembered, and so many runs.
+_SWEEPS: Final = 64
+_RUNS: Final = 512
 #: The greatest number that SQLite knows; whatever is greater is not stored.
 _MOST: Final = 2**63 - 1
 _VERSION: Final = "SELECT version FROM sweep WHERE key = ? AND body IS NOT NULL"
+
+
+class Known:
+    """What was seen last, so that what has not changed is not parsed again.
+
+    Attributes:
+        sweeps: by id, each with the key of its rows.
+        runs: those in somebody's hands, which the next report asks for, by the sweep's id and their index; each with
+            the text that it was written as. What is stored is this run if it is this text.
+    """
+
+    __slots__ = ("runs", "sweeps")
+
+    def __init__(self) -> None:
+        self.sweeps: dict[str, tuple[int, SweepState]] = {}
+        self.runs: dict[tuple[str, int], tuple[str, RunState]] = {}
+
+    def clear(self) -> None:
+        self.sweeps.clear()
+        self.runs.clear()
+
+    def keep(self, key: int, state: SweepState) -> None:
+        if len(self.sweeps) >= _SWEEPS:
+            self.sweeps.clear()
+        self.sweeps[state.id] = (key, state)
+
+    def keep_run(self, sweep_id: str, run: RunState, body: str) -> None:
+        place = (sweep_id, run.index)
+        if run.lease is None:
+            self.runs.pop(place, None)
+            return
+        if len(self.runs) >= _RUNS:
+            self.runs.clear()
+        self.runs[place] = (body, run)
 
 
 class Rows:
@@ -67,26 +99,21 @@ class Desk:
     # --- reading ---------------------------------------------------------------------------------
 
     def sweep(self, sweep_id: str) -> SweepState:
-        known = self._known.get(sweep_id)
+        known = self._known.sweeps.get(sweep_id)
         if known is not None and self._all(_VERSION, known[0]) == [(known[1].version,)]:
             return known[1]
         for key, body in self._all("SELECT key, body FROM sweep WHERE id = ? AND body IS NOT NULL", sweep_id):
             state = self._read_sweep(sweep_id, body)
-            self._remember(key, state)
+            self._known.keep(key, state)
             return state
         raise SweepNotFound(sweep_id)
 
     def _read_sweep(self, sweep_id: str, body: str) -> SweepState:
         return decode(body, SweepState, f"{self._name}: sweep {sweep_id!r}")
 
-    def _remember(self, key: int, state: SweepState) -> None:
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        self._known[state.id] = (key, state)
-
     def _key(self, sweep_id: str) -> int:
         """Return what a sweep's rows are stored under; of a deleted one too, which has none."""
-        known = self._known.get(sweep_id)
+        known = self._known.sweeps.get(sweep_id)
         if known is not None:
             return known[0]
         for (key,) in self._all("SELECT key FROM sweep WHERE id = ?", sweep_id):
@@ -106,7 +133,13 @@ class Desk:
         rows = self._all(sql, *values)
         if not rows:
             self._expect(sweep_id)
-        return [decode(body, RunState, f"{self._name}: run {number} of sweep {sweep_id!r}") for body, number in rows]
+        return [self._read_run(sweep_id, body, number) for body, number in rows]
+
+    def _read_run(self, sweep_id: str, body: str, number: int) -> RunState:
+        known = self._known.runs.get((sweep_id, number))
+        if known is not None and known[0] == body:
+            return known[1]
+        return decode(body, RunState, f"{self._name}: run {number} of sweep {sweep_id!r}")
 
     def events(self, sweep_id: str, after: int, limit: int) -> Sequence[Event]:
         key, most = self._key(sweep_id), max(limit, 1)
@@ -153,7 +186,9 @@ class Desk:
                 self.execute(WATCH, (key, index, *watch))
         self._many(WRITE_EVENT, [(key, *event) for event in rows.events])
         self.end()
-        self._remember(key, change.sweep)
+        self._known.keep(key, change.sweep)
+        for run, record in zip(change.runs, rows.runs, strict=True):
+            self._known.keep_run(change.sweep_id, run, record.body)
 
     def _create(self, change: Change, rows: Rows) -> int:
         sql = "INSERT INTO sweep (id, version, body) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING key"
@@ -190,7 +225,7 @@ class Desk:
         self.execute("DELETE FROM event WHERE sweep = ?", (key,))
         self.execute("DELETE FROM beat WHERE sweep = ?", (key,))
         self.end()
-        self._known.pop(sweep_id, None)
+        self._known.sweeps.pop(sweep_id, None)
 
     def end(self) -> None:
         """Commit."""

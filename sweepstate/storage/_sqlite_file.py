@@ -75,7 +75,7 @@ class SQLiteFile:
         self.synchronous: Final = synchronous
         self.timeout: Final = timeout
         self._create = create
-        self._known: Known = {}
+        self._known = Known()
         # Threads of one process wait for each other here; those of other processes are waited for by looking again.
         self.writing = Lock()
         self._writer = 0

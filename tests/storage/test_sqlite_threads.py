@@ -167,7 +167,7 @@ def test_more_sweeps_than_are_remembered(storage: SQLiteStorage) -> None:
     for number in range(150):
         World(storage, f"w{number}")
     assert [storage.sweep(f"w{number}").version for number in range(150)] == [1] * 150
-    assert len(storage._file._known) <= 64
+    assert len(storage._file._known.sweeps) <= 64
 
 
 def test_an_unchanged_snapshot_is_not_read_again(storage: SQLiteStorage) -> None:
