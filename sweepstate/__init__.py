@@ -57,6 +57,8 @@ from .sweep import Sweep
 
 if TYPE_CHECKING:
     from .aio import AsyncRun, AsyncSweep
+    from .storage.sqlalchemy import AsyncSQLAlchemyStorage as AsyncSQLAlchemyStorage
+    from .storage.sqlalchemy import SQLAlchemyStorage as SQLAlchemyStorage
     from .storage.sqlite import SQLiteStorage
     from .storage.threaded import ThreadedStorage
 
@@ -143,14 +145,21 @@ _LATER = {
     "ThreadedStorage": "storage.threaded",
 }
 
+#: The same, of extras: not in ``__all__``, or a star would need what they need.
+_EXTRAS = {
+    "AsyncSQLAlchemyStorage": "storage.sqlalchemy",
+    "SQLAlchemyStorage": "storage.sqlalchemy",
+}
+
 if not TYPE_CHECKING:  # or type checkers would think that the package has any name
 
     def __getattr__(name: str) -> object:
         """Import what is needed for the first time (PEP 562)."""
-        if name not in _LATER:
+        module = _LATER.get(name) or _EXTRAS.get(name)
+        if module is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(_import_module(f"{__name__}.{_LATER[name]}"), name)
+        value = globals()[name] = getattr(_import_module(f"{__name__}.{module}"), name)
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_LATER})
+        return sorted({*globals(), *_LATER, *_EXTRAS})

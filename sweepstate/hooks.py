@@ -66,6 +66,7 @@ class Storage(Protocol):
                 ``change.silences``. Nothing was written.
             AlreadyExists: a sweep of that id is there, or was.
             SweepNotFound: it was deleted.
+            StorageError: it failed, and nothing was written; the text says where, what and what to do.
             OutcomeUnknown: nobody can say whether it was written.
         """
         ...
@@ -86,7 +87,9 @@ class Heartbeats(Protocol):
     """What a storage adds so that lost runs are found. Signs of life are no commits."""
 
     def beat(self, sweep_id: str, index: int, attempt: int, at: float, metrics: Mapping[str, float] | None) -> None:
-        """Keep a sign of life; an older one than what is kept, or of an older attempt, changes nothing.
+        """Keep a sign of life: the time only rises, and metrics replace those that are there as they arrive.
+
+        One of an older attempt changes nothing.
 
         Args:
             sweep_id: the sweep.
@@ -142,7 +145,8 @@ class Turns(Protocol):
     def turn(self, sweep_id: str) -> AbstractContextManager[Storage]:
         """Keep everybody else from committing to a sweep while the context is open.
 
-        Its value is a storage to read from and to commit to once, with heartbeats if this storage has them.
+        Its value is a storage to read from and to commit to once, with heartbeats if this storage has them; and
+        with a clock, if the storage's is asked in a turn without waiting for others.
         Leaving it without a commit writes nothing. No stranger's code is called meanwhile.
         """
         ...

@@ -7,21 +7,45 @@ chooses a status.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from threading import RLock
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
+from weakref import WeakSet
 
 from .core import decide as core
 from .core.decide import Change, Decision, Draft
-from .core.errors import AlreadyExists, Conflict, GaveWay, OutcomeUnknown, SearchMissing, StorageError
+from .core.errors import AlreadyExists, Conflict, GaveWay, NotFound, OutcomeUnknown, SearchMissing, StorageError
 from .core.events import Event, RunEnded
 from .core.questions import ByIndex, LastHeard, Proposal, Question, Runs, Silent
 from .core.state import RunState, SweepState
 from .core.values import FrozenDict
-from .handles.shell import LAST_TIME, MAX_CONFLICTS, CommonShell, Locks, Proposals, check_said, check_time, is_in
-from .hooks import Agent, Clock, Ended, Heartbeats, Listener, ListenerErrorHandler, Search, Storage, Turns
+from .handles.shell import (
+    LAST_TIME,
+    MAX_CONFLICTS,
+    CommonShell,
+    Locks,
+    Proposals,
+    check_said,
+    check_time,
+    is_in,
+    is_unmistakable,
+)
+from .hooks import (
+    Agent,
+    Clock,
+    Ended,
+    Heartbeats,
+    History,
+    Listener,
+    ListenerErrorHandler,
+    Search,
+    Storage,
+    Timekeeper,
+    Turns,
+)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -29,6 +53,20 @@ _T = TypeVar("_T")
 _BY_INDEX: Final = ByIndex()
 _PAGE: Final = 256
 _TURNS: Final[Locks[Any]] = Locks(RLock)
+_ASKING: Final[Locks[Any]] = Locks(RLock)
+_SHELLS: Final[WeakSet[Shell]] = WeakSet()
+
+
+def _renew_turns() -> None:
+    """Let the handles of a forked child take turns among themselves: what the parent's threads hold stays held."""
+    _TURNS.renew()
+    _ASKING.renew()
+    for shell in list(_SHELLS):
+        shell.renew_turn()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_turns)
 
 
 class Shell(CommonShell[Storage, Agent]):
@@ -52,14 +90,24 @@ class Shell(CommonShell[Storage, Agent]):
         # Threads take turns to decide and commit: outrunning each other, one of them might never win. No agent and
         # no listener is called meanwhile.
         self._turn = _TURNS.of(storage, sweep_id)
+        #: Who asks the search, unless that is there at once: so that it is not asked in vain, nor by two at once.
+        self.asking: Any = _ASKING.of(storage, sweep_id)
+        _SHELLS.add(self)
+
+    def renew_turn(self) -> None:
+        """Take turns by another lock."""
+        self._turn = _TURNS.of(self.storage, self.sweep_id)
+        self.asking = _ASKING.of(self.storage, self.sweep_id)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = super().__getstate__()
-        del kept["_turn"]
+        del kept["_turn"], kept["asking"]
         return kept
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        self.__dict__.update(kept, _turn=_TURNS.of(kept["storage"], kept["sweep_id"]))
+        self.__dict__.update(kept)
+        self.renew_turn()
+        _SHELLS.add(self)
 
     def now(self) -> float:
         """Return POSIX seconds.
@@ -69,6 +117,12 @@ class Shell(CommonShell[Storage, Agent]):
         """
         now = self.clock()
         return now if now.__class__ is float and 0.0 <= now <= LAST_TIME else check_time(now)
+
+    def now_in(self, place: Storage) -> float:
+        """Return POSIX seconds, where a turn has the storage's clock by that."""
+        if place is self.storage or not isinstance(place, Timekeeper):
+            return self.now()
+        return check_time(place.now())
 
     # --- load ------------------------------------------------------------------------------------
 
@@ -158,7 +212,7 @@ class Shell(CommonShell[Storage, Agent]):
             outcome: tuple[_T, Change | None] | None = None
             try:
                 with self._turn, self._place(outrun) as storage:
-                    draft = Draft(storage.sweep(sweep_id), self.now(), reason, actor)
+                    draft = Draft(storage.sweep(sweep_id), self.now_in(storage), reason, actor)
                     if index is not None:
                         for run in storage.runs(sweep_id, _BY_INDEX, after=index - 1, limit=1):
                             draft.tell(run)
@@ -181,15 +235,22 @@ class Shell(CommonShell[Storage, Agent]):
         What was written before cannot be written twice, as its version is gone.
 
         Raises:
-            OutcomeUnknown: the storage cannot answer this either.
+            OutcomeUnknown: the storage cannot answer this either, or what is there may as well be somebody else's.
         """
         try:
-            self.storage.commit(change)
-        except (Conflict, AlreadyExists):
-            return is_in(change, self.storage.events(self.sweep_id, after=change.events[0].number - 1, limit=1))
-        except StorageError:
+            try:
+                self.storage.commit(change)
+            except (Conflict, AlreadyExists):
+                page = self.storage.events(self.sweep_id, after=change.events[0].number - 1, limit=1)
+            else:
+                return True
+        except (StorageError, NotFound):
             raise unknown from None
-        return True
+        if not is_in(change, page):
+            return False
+        if is_unmistakable(change):
+            return True
+        raise unknown
 
     def _place(self, outrun: bool) -> AbstractContextManager[Storage]:  # noqa: FBT001 - whether the last try was
         """Return where to decide: on the storage; after a Conflict, and for a while then, in a turn, if it has such.
@@ -220,11 +281,20 @@ class Shell(CommonShell[Storage, Agent]):
             SearchMissing: a new run is needed and there is no search.
         """
         proposer = _Proposer(self, VerdictHistory(self))
+        try:
+            return self._hand_out_by(proposer, agent, request_id, attached=attached, begin=begin)
+        finally:
+            proposer.release()
+
+    def _hand_out_by(
+        self, proposer: _Proposer, agent: str, request_id: str | None, *, attached: bool, begin: bool
+    ) -> RunState | core.Idle:
+        """Decide again until nobody came first, and ask the search in between."""
         conflicts = 0
         while True:
             try:
+                proposer.fetch()
                 with self._turn:
-                    proposer.fetch()
                     place = self._place(conflicts > 0)
                     value, change = self._hand_out(place, proposer, agent, request_id, attached=attached, begin=begin)
             except Conflict:
@@ -239,6 +309,7 @@ class Shell(CommonShell[Storage, Agent]):
                 raise
             else:
                 proposer.close(change)
+                proposer.release()  # before an agent that executes inline is told, or nobody else asks for so long
                 if change is not None:
                     self.notify(change)
                 return value
@@ -257,8 +328,7 @@ class Shell(CommonShell[Storage, Agent]):
         outcome: tuple[RunState | core.Idle, Change | None] | None = None
         try:
             with place as storage:
-                proposer.alone = place is not self._here
-                draft = Draft(storage.sweep(self.sweep_id), self.now())
+                draft = Draft(storage.sweep(self.sweep_id), self.now_in(storage))
                 decision = core.next_run(draft, agent, request_id, attached=attached, begin=begin)
                 value = core.drive(decision, partial(proposer.answer, storage))
                 change = draft.change()
@@ -287,21 +357,42 @@ class Shell(CommonShell[Storage, Agent]):
 
 
 class _Proposer(Proposals[Shell]):
-    """Answers the questions of handing out."""
+    """Answers the questions of handing out; a search that may take its time is asked out of turn, by one at a time."""
 
-    __slots__ = ()
+    __slots__ = ("_asking",)
+
+    def __init__(self, shell: Shell, history: History) -> None:
+        super().__init__(shell, history)
+        self.alone = True  # every other thread would wait
+        # Held while it is its turn to ask the search.
+        self._asking: Any = None
 
     def answer(self, storage: Storage, question: Question) -> object:
         if type(question) is not Proposal:
             return self._shell.answer(storage, question)
         kept = self.kept(question.index)
-        return self.ask(question.index) if kept is None else kept
+        return self.ask(question.index) if kept is None else kept  # by_index
 
     def fetch(self) -> None:
-        """Ask the search for what a turn has found to be wanted."""
+        """Ask the search for what a decision has found to be wanted, if it is its turn; else wait for that.
+
+        After waiting, another index may be wanted, or none, so it is decided again.
+        """
         index = self.wanted()
-        if index is not None:
+        if index is None:
+            return
+        if self._asking is not None:
             self.ask(index)
+        else:
+            asking = self._shell.asking
+            asking.acquire()
+            self._asking = asking
+
+    def release(self) -> None:
+        """Let others ask the search. Again does no harm."""
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            asking.release()
 
     def close(self, change: Change | None) -> None:
         """Tell the search of a proposal that was not used."""

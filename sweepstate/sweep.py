@@ -20,12 +20,13 @@ from .handles.checks import (
     check_attempt,
     check_hooks,
     check_id,
+    check_immediate,
     check_plan,
     check_request,
     check_run_index,
     check_search,
     creation,
-    new_id,
+    id_for,
     query_of,
 )
 from .handles.run import current_execution
@@ -97,9 +98,10 @@ class Sweep(SweepHandle[tuple[Event, ...], Shell]):
     ) -> None:
         storage = MemoryStorage() if storage is None else storage
         check_hooks(storage, agent, clock, listeners, on_listener_error)
+        check_immediate(storage, agent)
         check_plan(search, limits, objective)
         check_said(reason, actor)
-        sweep_id = new_id() if id is None else check_id(id)
+        sweep_id = id_for(id, exists_ok=exists_ok)
         self._shell = shell = Shell(sweep_id, storage, search, agent, clock, listeners, on_listener_error)
         change = creation(sweep_id, shell.now(), search, limits, objective, reason, actor)
         try:
@@ -148,6 +150,7 @@ class Sweep(SweepHandle[tuple[Event, ...], Shell]):
         """
         sweep_id = check_id(id)
         check_hooks(storage, agent, clock, listeners, on_listener_error)
+        check_immediate(storage, agent)
         if search is not None:
             check_search(search)
         self = cls.__new__(cls)
@@ -296,12 +299,13 @@ class Sweep(SweepHandle[tuple[Event, ...], Shell]):
     def _give_back(self, run: Run) -> None:
         self._commit(None, None, core.release, run.index, run.attempt, begun=True)
 
-    def execute(self, function: Callable[[Run], object]) -> Idle:
+    def execute(self, function: Callable[[Run], object], *, agent: str = "worker") -> Idle:
         """Execute a function for every run: the whole loop. An exception fails its run, and the next one starts.
 
         Args:
             function: is given the run, and returns its metrics: a mapping, or a number if there is an
                 objective, or None.
+            agent: whose name its runs' leases have; others of the same sweep are told apart by theirs.
 
         Returns:
             Why it ended; it returns rather than waits.
@@ -312,8 +316,9 @@ class Sweep(SweepHandle[tuple[Event, ...], Shell]):
         """
         if not callable(function):
             raise InvalidValue("function", f"{show(function)} cannot be called", "give a function of a run")
+        check_request(agent, None)
         while True:
-            run = self._claim("worker", None, begin=True)
+            run = self._claim(agent, None, begin=True)
             if isinstance(run, Idle):
                 return run
             run.perform(function)

@@ -149,7 +149,15 @@ def test_type_checkers_know_what_is_imported_later() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert seen == sweepstate._LATER
+    assert seen == {**sweepstate._LATER, **sweepstate._EXTRAS}
+
+
+def test_what_needs_an_extra_is_found_by_its_name_and_not_by_a_star() -> None:
+    pytest.importorskip("sqlalchemy")
+    for name in sweepstate._EXTRAS:
+        assert getattr(sweepstate, name).__name__ == name
+        assert name in dir(sweepstate)
+        assert name not in sweepstate.__all__
 
 
 def test_every_name_can_be_imported_by_a_star() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -17,6 +19,7 @@ from sweepstate import (
     GaveWay,
     Grid,
     Idle,
+    InlineAgent,
     MemoryStorage,
     Run,
     RunState,
@@ -182,6 +185,66 @@ def test_a_search_is_asked_before_the_turn_is_taken_again() -> None:
 
     sweep = Sweep(Slow(), id="s", storage=storage)
     assert [run.index for run in (sweep.next_run(), sweep.next_run()) if not isinstance(run, Idle)] == [0, 1]
+
+
+def test_while_the_search_thinks_everything_else_goes_on() -> None:
+    """Commands, reports, and handing out what needs no search; others who need it wait, and it is not asked in vain."""
+    thinking, release = threading.Event(), threading.Event()
+    asked: list[int] = []
+
+    class Thinking:
+        size = None
+
+        def propose(self, index: int, _history: Any) -> dict[str, int]:
+            asked.append(index)
+            if index == 2:
+                thinking.set()
+                assert release.wait(60)
+            return {"x": index}
+
+    sweep = Sweep(Thinking(), id="s")
+    run, queued = sweep.next_run("ada"), sweep.next_run("ada")
+    assert isinstance(run, Run)
+    assert isinstance(queued, Run)
+    with ThreadPoolExecutor(3) as threads:
+        asking = [threads.submit(sweep.next_run, f"bob {n}") for n in range(3)]
+        assert thinking.wait(60)
+        run.start()
+        run.heartbeat()
+        run.finish()
+        queued.release()
+        again = sweep.next_run("ada")
+        assert isinstance(again, Run)
+        assert again.index == 1
+        assert not any(each.done() for each in asking)
+        release.set()
+        found = [each.result(60) for each in asking]
+    assert sorted(each.index for each in found if isinstance(each, Run)) == [2, 3, 4]
+    assert asked == [0, 1, 2, 3, 4]
+
+
+def test_an_agent_that_executes_inline_keeps_nobody_from_the_search() -> None:
+    """It is told when the search is free again."""
+    inside: list[int] = []
+
+    class Quick:
+        size = 2
+
+        def propose(self, index: int, _history: Any) -> dict[str, int]:
+            return {"x": index}
+
+    def train(run: Run) -> None:
+        with ThreadPoolExecutor(1) as other:
+            found = other.submit(Sweep.open("s", storage=storage, search=Quick()).next_run, "other").result(60)
+        inside.append(run.index)
+        if isinstance(found, Run):
+            found.finish()
+
+    storage = MemoryStorage()
+    sweep = Sweep(Quick(), id="s", storage=storage, agent=InlineAgent(train))
+    sweep.tick()
+    assert inside == [0]
+    assert sweep.refresh().status is SweepStatus.FINISHED
 
 
 def test_a_search_that_is_always_outrun_gives_up_with_conflict() -> None:

@@ -78,14 +78,19 @@ def execute_awaited(storage: MemoryStorage) -> None:
 SHELLS = pytest.mark.parametrize("shell", [execute, execute_awaited], ids=["Sweep", "AsyncSweep"])
 #: Creation, pause, resume, and a claim and an end for each of two runs.
 COMMITS = 7
+CLAIMS = (4, 6)
 
 
 @SHELLS
 @pytest.mark.parametrize("made", [True, False], ids=["made", "not made"])
 @pytest.mark.parametrize("n", range(1, COMMITS + 1))
 def test_an_answer_that_was_lost_is_found_out(shell: Callable[[Any], None], n: int, *, made: bool) -> None:
-    """Nothing is done twice, and no run is left behind that nobody executes."""
+    """Nothing is done twice. But whose a claim is that is there and has no request id, nobody can say."""
     cut, whole = Cut(n, made=made), MemoryStorage()
+    if made and n in CLAIMS:
+        with pytest.raises(OutcomeUnknown):
+            shell(cut)
+        return
     shell(cut)
     shell(whole)
     assert cut.left < 0
@@ -129,6 +134,59 @@ def test_a_handing_out_that_others_outran_meanwhile_begins_anew() -> None:
     run = sweep.next_run("ada")
     assert run
     assert run.index == 1
+
+
+@pytest.mark.parametrize("made", [True, False], ids=["made", "not made"])
+def test_a_request_is_answered_whatever_became_of_the_first_answer(*, made: bool) -> None:
+    """A claim with a request id can only be the one who asked."""
+    sweep = Sweep(Grid({"x": [1, 2]}), id="s", storage=Cut(2, made=made))
+    run = sweep.next_run("ada", "r1")
+    assert run
+    assert run.index == 0
+    assert sweep.refresh().state.created == 1
+
+
+@pytest.mark.parametrize("made", [True, False], ids=["made", "not made"])
+def test_an_execution_is_begun_once(*, made: bool) -> None:
+    """Of two who begin the same attempt at the same moment, and one learns nothing, never both are told that they may."""
+    storage = Cut(3, made=made)
+    sweep = Sweep(Grid({"x": [1]}), id="s", storage=storage, clock=lambda: 5.0)
+    run = sweep.next_run("ada")
+    assert run
+    twin = Sweep.open("s", storage=storage, clock=lambda: 5.0).run_of(run.token)
+    begun: list[object] = []
+    storage.meanwhile = lambda: begun.append(twin.start())
+    with pytest.raises(OutcomeUnknown):
+        run.start()
+    assert begun == [()] if made else len(begun) == 1
+
+
+def test_two_who_claim_at_the_same_moment_never_both_have_the_run() -> None:
+    """Their events are the same to the byte, by clocks that show the same; one of them lost the answer."""
+    storage = Cut(2, made=False)
+    loop = iter(Sweep(Grid({"x": [1, 2]}), id="s", storage=storage, clock=lambda: 5.0))
+    other = iter(Sweep.open("s", storage=storage, clock=lambda: 5.0))
+    theirs: list[int] = []
+    storage.meanwhile = lambda: theirs.append(next(other).index)
+    with pytest.raises(OutcomeUnknown):
+        next(loop)
+    assert theirs == [0]
+
+
+@SHELLS
+def test_an_answer_that_is_lost_twice_is_unknown(shell: Callable[[Any], None]) -> None:
+    """Also where it is the look at the history that fails: a failure there does not say that nothing was written."""
+
+    class Deaf(Cut):
+        def events(self, *args: Any, **kwargs: Any) -> Any:
+            if self.left == -1:
+                raise StorageError("the server is down, and nothing was written")
+            return super().events(*args, **kwargs)
+
+    storage = Deaf(2, made=True)
+    with pytest.raises(OutcomeUnknown, match="the connection was lost"):
+        shell(storage)
+    assert storage.sweep("s").status is SweepStatus.PAUSED
 
 
 def test_a_command_that_is_bound_to_a_version_is_told_that_others_came_first() -> None:

@@ -19,7 +19,7 @@ from ..core.errors import AlreadyExists, Conflict, GaveWay, NotFound, OutcomeUnk
 from ..core.events import Event
 from ..core.questions import ByIndex, LastHeard, Question, Runs, Silent
 from ..core.state import RunState, SweepState
-from ..handles.shell import LAST_TIME, MAX_CONFLICTS, CommonShell, Locks, check_said, check_time, is_in
+from ..handles.shell import LAST_TIME, MAX_CONFLICTS, CommonShell, Locks, check_said, check_time, is_in, is_unmistakable
 from ..hooks import (
     AsyncAgent,
     AsyncHeartbeats,
@@ -109,6 +109,12 @@ class AsyncShell(CommonShell[AsyncStorage, AsyncAgent]):
         """
         now = self.clock() if self._timekeeper is None else await self._timekeeper.now()
         return now if now.__class__ is float and 0.0 <= now <= LAST_TIME else check_time(now)
+
+    async def now_in(self, place: AsyncStorage) -> float:
+        """Return POSIX seconds; see ``Shell.now_in``."""
+        if place is self.storage or not isinstance(place, AsyncTimekeeper):
+            return await self.now()
+        return check_time(await place.now())
 
     # --- load ------------------------------------------------------------------------------------
 
@@ -217,7 +223,7 @@ class AsyncShell(CommonShell[AsyncStorage, AsyncAgent]):
             try:
                 with suppress(GaveWay), point:
                     async with self.turns().deciding, self._place(outrun) as storage:
-                        draft = Draft(await storage.sweep(self.sweep_id), await self.now(), reason, actor)
+                        draft = Draft(await storage.sweep(self.sweep_id), await self.now_in(storage), reason, actor)
                         if index is not None:
                             for run in await storage.runs(self.sweep_id, _BY_INDEX, after=index - 1, limit=1):
                                 draft.tell(run)
@@ -245,23 +251,34 @@ class AsyncShell(CommonShell[AsyncStorage, AsyncAgent]):
 
     async def _settled(self, point: Point, change: Change, unknown: OutcomeUnknown) -> bool:
         """Find out what became of a commit by making it again; see ``Shell._settled``."""
-        try:
-            await self.storage.commit(change)
-        except (Conflict, AlreadyExists):
-            if not await self._is_there(change):
-                point.retreat()
-                return False
-        except StorageError:
-            raise unknown from None
-        return True
+        pages: list[Sequence[Event]] = []
 
-    async def _is_there(self, change: Change) -> bool:
-        """Return whether a commit has been made."""
-        try:
-            page = await self.storage.events(self.sweep_id, after=change.events[0].number - 1, limit=1)
-        except NotFound:
-            page = ()
-        return is_in(change, page)
+        async def settle() -> None:
+            try:
+                await self.storage.commit(change)
+            except (Conflict, AlreadyExists):
+                pages.append(await self._page(change))
+            else:
+                pages.append(change.events)
+
+        with suppress(StorageError, NotFound), point:
+            # It is begun, so it is finished, also if an asyncio.run that ends cancels this very task.
+            await outlast(settle)
+        if not pages:
+            raise unknown
+        page = pages[-1]
+        if page is change.events:
+            return True
+        if not is_in(change, page):
+            point.retreat()
+            return False
+        if is_unmistakable(change):
+            return True
+        raise unknown
+
+    async def _page(self, change: Change) -> Sequence[Event]:
+        """Return the page of history that begins where a change would."""
+        return await self.storage.events(self.sweep_id, after=change.events[0].number - 1, limit=1)
 
     async def elapse(self, *, deliver: bool = True) -> tuple[Event, ...]:
         """Commit one slice of what time has caused, if there is any; tell listeners and, if wanted, the agent."""
@@ -340,7 +357,7 @@ class AsyncShell(CommonShell[AsyncStorage, AsyncAgent]):
         try:
             with point:
                 async with self.turns().deciding, place as storage:
-                    draft = Draft(await storage.sweep(self.sweep_id), await self.now())
+                    draft = Draft(await storage.sweep(self.sweep_id), await self.now_in(storage))
                     value = await drive(decide(draft), partial(proposer.answer, storage))
                     change = draft.change()
                     outcome = value, change
@@ -377,7 +394,11 @@ class AsyncShell(CommonShell[AsyncStorage, AsyncAgent]):
             raise
         except asyncio.CancelledError:
             # This very task was cancelled; then the commit is whole, or did nothing.
-            if not await self._is_there(change):
+            try:
+                page = await self._page(change)
+            except (StorageError, NotFound):
+                page = ()
+            if not is_in(change, page):
                 point.passed = False
                 raise
 

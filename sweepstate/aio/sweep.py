@@ -26,7 +26,7 @@ from ..handles.checks import (
     check_run_index,
     check_search,
     creation,
-    new_id,
+    id_for,
     query_of,
 )
 from ..handles.run import current_execution
@@ -121,7 +121,7 @@ class AsyncSweep(SweepHandle[Coroutine[Any, Any, tuple[Event, ...]], AsyncShell]
         check_awaitable(storage, agent)
         check_plan(search, limits, objective)
         check_said(reason, actor)
-        sweep_id = new_id() if id is None else check_id(id)
+        sweep_id = id_for(id, exists_ok=exists_ok)
         shell = AsyncShell(sweep_id, storage, search, agent, clock, listeners, on_listener_error)
         change = creation(sweep_id, await shell.now(), search, limits, objective, reason, actor)
         try:
@@ -321,7 +321,7 @@ class AsyncSweep(SweepHandle[Coroutine[Any, Any, tuple[Event, ...]], AsyncShell]
     async def _give_back(self, run: AsyncRun) -> None:
         await self._commit(None, None, core.release, run.index, run.attempt, begun=True)
 
-    async def execute(self, function: Callable[[AsyncRun], Awaitable[object]]) -> Idle:
+    async def execute(self, function: Callable[[AsyncRun], Awaitable[object]], *, agent: str = "worker") -> Idle:
         """Execute a function for every run: the whole loop. An exception fails its run, and the next one starts.
 
         One run after the other; for more at a time, let several tasks call it.
@@ -329,6 +329,7 @@ class AsyncSweep(SweepHandle[Coroutine[Any, Any, tuple[Event, ...]], AsyncShell]
         Args:
             function: an async function that is given the run, and returns its metrics: a mapping, or a number
                 if there is an objective, or None.
+            agent: whose name its runs' leases have; others of the same sweep are told apart by theirs.
 
         Returns:
             Why it ended; it returns rather than waits.
@@ -339,8 +340,9 @@ class AsyncSweep(SweepHandle[Coroutine[Any, Any, tuple[Event, ...]], AsyncShell]
         """
         if not callable(function):
             raise InvalidValue("function", f"{show(function)} cannot be called", "give an async function of a run")
+        check_request(agent, None)
         while True:
-            run = await self._claim("worker", None, begin=True)
+            run = await self._claim(agent, None, begin=True)
             if isinstance(run, Idle):
                 return run
             await run.perform(function)

@@ -73,6 +73,15 @@ def new_id() -> str:
     return "".join(_ALPHABET[byte & 31] for byte in os.urandom(8))
 
 
+def id_for(value: str | None, *, exists_ok: bool) -> str:
+    """Return the id of a sweep that is to be created, or opened if that may be."""
+    if value is not None:
+        return check_id(value)
+    if exists_ok:
+        raise InvalidValue("exists_ok", "without an id there is never one to open", "give the sweep an id")
+    return new_id()
+
+
 def check_id(value: str) -> str:
     """Return an id that can be given to a sweep."""
     sweep_id = check_text(value, "id", most=200)
@@ -99,15 +108,24 @@ def check_hooks(storage: object, agent: object, clock: object, listeners: object
         raise InvalidValue("on_listener_error", f"{show(handler)} cannot be called")
 
 
+def check_immediate(storage: object, agent: object) -> None:
+    """Refuse hooks that are awaited where they are to answer at once."""
+    if any_async(storage, "sweep", "runs", "commit", "events"):
+        raise InvalidValue("storage", f"{show(storage)} must be awaited", "use AsyncSweep, or the storage beneath")
+    if agent is not None and any_async(agent, "start", "stop", "kill"):
+        raise InvalidValue("agent", f"{show(agent)} must be awaited", "use AsyncSweep, or an agent whose hooks are not")
+
+
 def check_awaitable(storage: object, agent: object) -> None:
     """Refuse hooks that answer at once where they are awaited."""
-    if not _any_async(storage, "sweep", "runs", "commit", "events"):
+    if not any_async(storage, "sweep", "runs", "commit", "events"):
         raise InvalidValue("storage", f"{show(storage)} cannot be awaited", "wrap it: ThreadedStorage(storage)")
-    if agent is not None and not _any_async(agent, "start", "stop", "kill"):
+    if agent is not None and not any_async(agent, "start", "stop", "kill"):
         raise InvalidValue("agent", f"{show(agent)} cannot be awaited", "its hooks are async functions")
 
 
-def _any_async(hook: object, *names: str) -> bool:
+def any_async(hook: object, *names: str) -> bool:
+    """Return whether one of these methods is an async function."""
     return any(iscoroutinefunction(getattr(hook, name)) for name in names)
 
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from ..core.as_json import to_json
 from ..core.decide import Change
 from ..core.errors import Conflict, InvalidValue, NotFound, SearchError, SearchMissing, StorageError
-from ..core.events import Event
+from ..core.events import Event, RunCreated, RunHandedOut, RunStarted
 from ..core.questions import Exhausted, Wait
 from ..core.state import SweepState
 from ..core.values import FrozenDict, check_number, check_text, describe_error, freeze_mapping, show
@@ -32,6 +32,19 @@ LAST_TIME: Final = 1e15
 def is_in(change: Change, page: Sequence[Event]) -> bool:
     """Return whether a page of history begins with what a change wrote, to the byte: NaN does not equal itself."""
     return [to_json(event) for event in page[: len(change.events)]] == [to_json(event) for event in change.events]
+
+
+def is_unmistakable(change: Change) -> bool:
+    """Return whether nobody else can have written the very same events.
+
+    Whoever takes a run without a request id, or begins one without saying which execution it is, may be one of many who
+    do so, by clocks that show the same; of anything else it makes no difference who did it.
+    """
+    claims = [event for event in change.events if isinstance(event, (RunCreated, RunHandedOut))]
+    begins = [event for event in change.events if isinstance(event, RunStarted)]
+    if claims:
+        return all(event.request_id is not None for event in claims)
+    return all(event.execution is not None for event in begins)
 
 
 class CommonShell(Generic[StorageT, AgentT]):
@@ -219,6 +232,11 @@ class Locks(Generic[LockT]):
         self._guard = Lock()
         # Any is a storage and then a lock: whether they are hashed and referred to weakly, only trying tells.
         self._locks: WeakKeyDictionary[Any, WeakValueDictionary[str, Any]] = WeakKeyDictionary()
+
+    def renew(self) -> None:
+        """Forget every lock, in a forked child: a thread that does not exist there may hold it for ever."""
+        self._guard = Lock()
+        self._locks = WeakKeyDictionary()
 
     def of(self, storage: object, sweep_id: str) -> LockT:
         """Return the lock that the handles of one sweep share."""

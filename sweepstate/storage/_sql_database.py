@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
@@ -60,9 +60,18 @@ class Database:
         # one round trip instead of three. MySQL's drivers ask.
         bare = engine if self.dialect in MYSQL else engine.execution_options(isolation_level="AUTOCOMMIT")
         self._bare: Final = bare
-        # SQLAlchemy has no word for BEGIN IMMEDIATE, so on SQLite transactions are begun by hand.
-        self._begun: Final = bare if self._lite else engine
+        self._begun: Final = self._for_writing(engine, bare)
         _DATABASES.add(self)
+
+    def _for_writing(self, engine: Engine, bare: Engine) -> Engine:
+        """Return what transactions are begun on, with the isolation level that they need."""
+        if self._lite:
+            return bare  # SQLAlchemy has no word for BEGIN IMMEDIATE, so there they are begun by hand
+        if self.dialect == "postgresql":
+            # At a stricter level a lock does not show what was written since the transaction began: a heartbeat that
+            # came in between would not break a silence. MySQL's locks do show it, at every level.
+            return engine.execution_options(isolation_level="READ COMMITTED")
+        return engine
 
     # --- connections ------------------------------------------------------------------------------
 
@@ -74,6 +83,9 @@ class Database:
         except self._driver_errors as error:
             self.renewed()
             raise self._explainer.refused(error) from None
+        except (TypeError, ValueError, AttributeError, LookupError) as error:  # what drivers say to odd options
+            problem = self._explainer.refused(error).problem
+            raise InvalidValue("database", problem, "look at the options of the URL or of the engine") from None
 
     def begin(self) -> Connection:
         """Return a connection on which a transaction has begun, for writing; closing it rolls back."""
@@ -170,7 +182,7 @@ class Database:
         """Do something once, in a transaction that is under way and has locked a sweep.
 
         Raises:
-            GaveWay: the transaction has to give way to another one.
+            GaveWay: the transaction has to give way to another one, or its connection was lost.
             StorageError: it failed.
         """
         try:
@@ -179,7 +191,7 @@ class Database:
             problem = self._explainer.explain(error)
         if problem.kind is Kind.LOST:
             self.renewed()
-        if problem.kind is Kind.GIVE_WAY:
+        if problem.kind is not Kind.OTHER:  # a new turn, on a new connection, will tell whether the server is there
             raise GaveWay(sweep_id, -1, -1, problem.error.problem)
         raise problem.error
 
@@ -202,8 +214,6 @@ class Database:
     def _one_at_a_time(self, connection: Connection) -> Generator[None]:
         """Keep other processes from creating tables; on SQLite, the transaction does."""
         if self.dialect == "postgresql":
-            # READ COMMITTED, so that whoever had to wait sees what was created meanwhile; the lock ends by itself.
-            connection.execution_options(isolation_level="READ COMMITTED")
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK_NUMBER})"))
             yield
         elif self.dialect in MYSQL:
@@ -221,6 +231,11 @@ class Database:
         """Close the connections, if the engine was made here."""
         self._closed = True
         if self._owned:
+            self.engine.dispose()
+
+    def forking(self) -> None:
+        """Let no connection to a SQLite file be inherited by a child, unless somebody uses it just now."""
+        if self._lite:
             self.engine.dispose()
 
     def forked(self) -> None:
@@ -249,10 +264,11 @@ def parse(url: str | URL) -> URL:
     """
     if isinstance(url, str) and not url.startswith("sqlite") and url.count("@") > 1:
         raise InvalidValue("url", "has more than one @ (it is not shown, as it has a password)", _ESCAPE)
-    try:
+    made = None
+    with suppress(ArgumentError, ValueError):  # not raised from there: what they say may be the password
         made = make_url(url)
-    except (ArgumentError, ValueError):
-        raise InvalidValue("url", "cannot be read (it is not shown, as it may have a password)", _ESCAPE) from None
+    if made is None:
+        raise InvalidValue("url", "cannot be read (it is not shown, as it may have a password)", _ESCAPE)
     made = made.set(drivername=_DRIVERS.get(made.drivername, made.drivername))
     if made.get_backend_name() not in DIALECTS:
         raise InvalidValue("url", f"{made.drivername} is not known here", "use postgresql, mariadb, mysql or sqlite")
@@ -300,6 +316,12 @@ def engine_for(url: URL, *, asynchronous: bool) -> Engine:
 _DATABASES: Final[WeakSet[Database]] = WeakSet()
 
 
+def _close_files() -> None:
+    """Close what nobody uses of SQLite, before a fork; see ``_sqlite_forks``."""
+    for database in list(_DATABASES):
+        database.forking()
+
+
 def _leave_to_parent() -> None:
     """Give each engine new connections in a forked child: two processes on one socket would read each other's rows."""
     for database in list(_DATABASES):
@@ -307,4 +329,4 @@ def _leave_to_parent() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)
+    os.register_at_fork(before=_close_files, after_in_child=_leave_to_parent)

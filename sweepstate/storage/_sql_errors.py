@@ -39,7 +39,9 @@ class Problem(NamedTuple):
     error: StorageError
 
 
-_NO_TABLES: Final = "create the tables once by storage.create_tables(), or by your migrations; is the prefix right?"
+_NO_TABLES: Final = (
+    "create the tables once by storage.create_tables(), or by your migrations; are prefix and schema right?"
+)
 _OLD_TABLES: Final = "these tables are not of this version of sweepstate: compare them with tables()"
 _ACCESS: Final = "grant this user SELECT, INSERT, UPDATE and DELETE on the tables"
 _LOGIN: Final = "check user and password, and in a URL write signs other than letters and digits as %XX"
@@ -53,6 +55,10 @@ _LONG: Final = "a value does not fit its column: compare the tables with tables(
 _GONE: Final = "is the server up? Nothing was written, so the call can be repeated"
 _GONE_MYSQL: Final = f"{_GONE}; where only large configurations fail, {_PACKET}"
 _BUSY: Final = "another process writes to this file for too long, or it is on a network drive"
+_PREPARED: Final = (
+    "a pooler between here and the server changes connections: give an engine that was made with "
+    "connect_args={'prepare_threshold': None}"
+)
 _CANCELLED: Final = "it took longer than the server's statement_timeout allows; call again"
 _CONNECT: Final = "is the server up, and are host, port, database, user and password right?"
 
@@ -77,6 +83,8 @@ _POSTGRESQL: Final[dict[object, tuple[Kind, str]]] = {
     "53300": (_OTHER, _MANY),
     "25006": (_OTHER, _REPLICA),
     "22001": (_OTHER, _LONG),
+    "26000": (_OTHER, _PREPARED),
+    "42P05": (_OTHER, _PREPARED),
 }
 #: By the number of the error.
 _MYSQL: Final[dict[object, tuple[Kind, str]]] = {
@@ -86,6 +94,7 @@ _MYSQL: Final[dict[object, tuple[Kind, str]]] = {
     1205: (_OTHER, _LOCK),
     3024: (_OTHER, _CANCELLED),
     1969: (_OTHER, _CANCELLED),
+    1317: (_OTHER, "somebody ended the statement; call again"),
     1146: (_OTHER, _NO_TABLES),
     1054: (_OTHER, _OLD_TABLES),
     1044: (_OTHER, _ACCESS),

@@ -189,7 +189,7 @@ class Operations:
         self._snapshots.keep(known)
 
     def _create(self, connection: Connection, change: Change) -> int:
-        row = {"id": change.sweep_id, "version": change.sweep.version, "body": encode(change.sweep)}
+        row = {"new_id": change.sweep_id, "new_version": change.sweep.version, "new_body": encode(change.sweep)}
         try:
             made: Any = connection.execute(self.statements.create, row).inserted_primary_key
         except IntegrityError:  # what is inserted is never NULL, and refers to nothing

@@ -22,6 +22,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    type_coerce,
     union_all,
     update,
 )
@@ -76,12 +77,14 @@ class Statements:
         self.key = select(sweep.c.key).where(*there)
         self.lock = self.key.with_for_update()
         self.sweeps = (
-            select(sweep.c.id, sweep.c.body)
+            select(type_coerce(sweep.c.id, Id()), sweep.c.body)
             .where(sweep.c.id > _ID, sweep.c.body.is_not(None))
             .order_by(sweep.c.id)
             .limit(_LIMIT)
         )
-        self.create = insert(sweep)
+        self.create = insert(sweep).values(
+            id=bindparam("new_id", type_=Id()), version=bindparam("new_version"), body=bindparam("new_body")
+        )
         self.advance = (
             update(sweep)
             .where(sweep.c.key == _KEY, sweep.c.version == bindparam("of_version", type_=BigInteger()), *there)

@@ -67,6 +67,7 @@ class SQLStorage(Desk):
         self.database: Final = database
         self._operations = Operations(Statements(described[1], database.dialect))
         database.renewed = self._operations.forget
+        self.has_clock: bool = server_clock
         if server_clock:
             self.now: Callable[[], float] = self._now
 
@@ -140,6 +141,9 @@ class Turn(Desk):
         self._operations = operations
         self._connection = connection
         self._over = False
+        self.has_clock: bool = storage.has_clock
+        if storage.has_clock:  # on its own connection: all others may be held by those who wait for this turn
+            self.now: Callable[[], float] = partial(self._do, operations.now)
 
     def _do(self, work: Callable[[Connection], _T]) -> _T:
         if self._over:

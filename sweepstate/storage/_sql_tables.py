@@ -33,18 +33,13 @@ _ID_BYTES: Final = 800
 
 
 class Id(TypeDecorator[str]):
-    """A sweep's id: compared byte by byte and so ordered by code point, whatever the database's collation is."""
+    """What a sweep's id is in Python, where its column has bytes; not in the tables, as no migration could name it."""
 
     impl = Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name == "postgresql":
-            return dialect.type_descriptor(Text(collation="C"))
-        if dialect.name in MYSQL:
-            # No collation of all versions of both compares every two characters as different, and trailing blanks.
-            return dialect.type_descriptor(mysql.VARBINARY(_ID_BYTES))
-        return dialect.type_descriptor(Text())
+        return dialect.type_descriptor(mysql.VARBINARY(_ID_BYTES) if dialect.name in MYSQL else Text())
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
         return value.encode() if value is not None and dialect.name in MYSQL else value
@@ -57,6 +52,9 @@ class Id(TypeDecorator[str]):
 MYSQL: Final = ("mysql", "mariadb")
 
 _KEY: Final = BigInteger().with_variant(Integer(), "sqlite")  # only an INTEGER counts by itself there
+#: Compared byte by byte and so ordered by code point, whatever the database's collation is. Of MySQL's, none of all
+#: versions compares every two characters as different, and trailing blanks.
+_ID: Final = Text().with_variant(Text(collation="C"), "postgresql").with_variant(mysql.VARBINARY(_ID_BYTES), *MYSQL)
 _ASCII: Final = {"charset": "ascii", "collation": "ascii_bin"}
 _WORD: Final = String(32).with_variant(mysql.VARCHAR(32, **_ASCII), *MYSQL)
 #: JSON of ASCII signs, which no connection's character set can spoil. TEXT ends at 64 kB on MySQL.
@@ -122,7 +120,7 @@ def describe(prefix: str, schema: str | None) -> tuple[MetaData, Tables]:
     sweep = table(
         "sweep",
         Column("key", _KEY, Identity(), primary_key=True),  # unlike that of a SERIAL, its sequence needs no rights
-        Column("id", Id(), nullable=False, unique=True),
+        Column("id", _ID, nullable=False, unique=True),
         Column("version", BigInteger(), nullable=False),
         Column("body", _BODY),
     )

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from sqlite3 import Connection
 from threading import Lock, get_ident
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 from weakref import finalize, ref
 
 from ..core.errors import InvalidValue, OutcomeUnknown, StorageError
@@ -368,7 +368,7 @@ def check_path(path: object) -> Path:
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InvalidValue("path", f"must be a path, not {show(path)}", "e.g. 'sweeps.db'")
-    text = os.fspath(path)
+    text: object = os.fspath(cast("os.PathLike[Any]", path))
     if not isinstance(text, str) or not text or text == ":memory:" or "\0" in text:
         raise InvalidValue("path", f"{show(text)} is no file's path", "give the path of a file, or use MemoryStorage()")
     return Path(text).absolute()

@@ -52,7 +52,7 @@ class SQLAlchemyStorage(SQLStorage):
         prefix: what the names of the tables begin with.
         schema: the schema they are in; None is the connection's default.
         server_clock: whether the time of its sweeps is the server's, whatever the clocks of your machines
-            say. Each look at it asks the server; within a turn, on a second connection.
+            say. Each look at it asks the server.
 
     Raises:
         InvalidValue: the URL cannot be read, or names what is not known here.
@@ -271,6 +271,12 @@ class _AsyncTurn(_AsyncDesk):
 
     def __init__(self, turn: Turn) -> None:
         self._desk = self._turn = turn
+        if self._turn.has_clock:
+            self.now: Callable[[], Coroutine[Any, Any, float]] = self._now
+
+    async def _now(self) -> float:
+        """Return the server's time in POSIX seconds."""
+        return await greenlet_spawn(self._turn.now)
 
     async def commit(self, change: Change) -> None:
         """Write a change and end the turn, whatever comes of it; see ``Storage.commit``."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cache, partial
+from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 
 from ..core.decide import Change
+from ..core.errors import InvalidValue
 from ..core.events import Event
 from ..core.questions import RunQuery
 from ..core.state import RunState, SweepState
-from ..core.values import check_count
+from ..core.values import check_count, show
 from ..hooks import AsyncStorage, Catalog, Heartbeats, Storage, Timekeeper, Turns
 from ..outlast import go_on, in_thread
 
@@ -26,6 +29,7 @@ class ThreadedStorage:
 
     It can do what the storage can: it keeps heartbeats, is a catalog, has a clock or lets processes take
     turns if, and only if, the storage does. A call that is cancelled waits for its thread, so it is whole.
+    It is an async context manager that ends its threads.
 
     Args:
         storage: must be safe to use from several threads, unless there is one.
@@ -33,7 +37,7 @@ class ThreadedStorage:
             event loop itself: for a storage that never waits, such as ``MemoryStorage``.
 
     Raises:
-        InvalidValue: the number of threads is none.
+        InvalidValue: the number of threads is none, or the storage is an async one.
 
     Example:
         >>> from sweepstate import MemoryStorage
@@ -49,14 +53,18 @@ class ThreadedStorage:
         return cast(Self, object.__new__(_composed((*parts, cls))))
 
     def __init__(self, storage: Storage, *, threads: int | Executor = 4) -> None:
+        if any(iscoroutinefunction(getattr(storage, name, None)) for name in ("sweep", "runs", "commit", "events")):
+            raise InvalidValue("storage", f"{show(storage)} is awaited already", "give it to AsyncSweep as it is")
         self._storage: Any = storage
-        self._threads = threads
-        self._executor: Executor | None = None
-        if isinstance(threads, Executor):
-            self._executor = threads
-        elif check_count(threads, "threads", most=1_000):
-            # Not the loop's own threads: a search that is asked in one of them may wait for what is read here.
-            self._executor = ThreadPoolExecutor(threads, thread_name_prefix="sweepstate")
+        self._threads = threads if isinstance(threads, Executor) else check_count(threads, "threads", most=1_000)
+        self._executor = self._make_executor()
+        self._process = os.getpid()
+
+    def _make_executor(self) -> Executor | None:
+        if isinstance(self._threads, Executor):
+            return self._threads
+        # Not the loop's own threads: a search that is asked in one of them may wait for what is read here.
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="sweepstate") if self._threads else None
 
     def __repr__(self) -> str:
         return f"ThreadedStorage({self._storage!r}, threads={self._threads})"
@@ -64,7 +72,23 @@ class ThreadedStorage:
     def __reduce__(self) -> tuple[Any, ...]:
         return (partial(ThreadedStorage, threads=self._threads), (self._storage,))
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_raised: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the threads, unless they are an executor's of yours. To close the storage beneath is yours too.
+
+        Afterwards it cannot be used.
+        """
+        if isinstance(self._executor, ThreadPoolExecutor) and self._executor is not self._threads:
+            await in_thread(None, self._executor.shutdown)
+
     async def _call(self, function: Callable[[], _T]) -> _T:
+        if self._process != os.getpid():  # a forked child has none of the threads that the executor knows
+            self._executor, self._process = self._make_executor(), os.getpid()
         return function() if self._executor is None else await in_thread(self._executor, function)
 
     async def sweep(self, sweep_id: str) -> SweepState:

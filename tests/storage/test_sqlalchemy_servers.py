@@ -282,6 +282,14 @@ def test_alembic_is_given_the_same_tables(storage: SQLAlchemyStorage, prefix: st
     assert sorted(tables(prefix).tables) == sorted(storage.metadata.tables)
 
 
+def test_a_migration_can_name_every_type_of_a_column() -> None:
+    """Alembic writes them down as code: SQLAlchemy's own can be imported there, a type of ours could not."""
+    columns = [column for table in tables("x_").sorted_tables for column in table.columns]
+    for column in columns:
+        for kind in (column.type, *column.type._variant_mapping.values()):
+            assert type(kind).__module__.startswith("sqlalchemy."), column
+
+
 @pytest.mark.parametrize("prefix", ["", "1a", "a b", "A", 'a"', "a" * 41])
 def test_a_prefix_that_not_every_database_takes_is_refused(prefix: str) -> None:
     with pytest.raises(InvalidValue, match="prefix"):

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from ...core import decide as core
-from ...core.errors import AlreadyExists, Conflict, SweepNotFound
+from ...core.errors import AlreadyExists, Conflict, StorageError, SweepNotFound
 from ...core.lifecycle import SweepTrigger
 from ...core.questions import ByIndex
 from ...hooks import Heartbeats, Storage
@@ -172,7 +172,7 @@ class Catalogs(Capabilities):
             try:
                 with self.sabotage(storage, n):
                     catalog.delete("s")
-            except Exception:
+            except StorageError:
                 assert everything(storage, "s") == before, f"something is gone, although write {n} failed"
                 continue
             break

@@ -21,6 +21,7 @@ from ...core.errors import (
     NotFound,
     OutcomeUnknown,
     SearchError,
+    StorageError,
     SweepNotFound,
 )
 from ...core.lifecycle import Exit, SweepTrigger
@@ -262,8 +263,10 @@ class Commits(Capabilities):
                 unknown = True
             except (Conflict, AlreadyExists) as error:
                 raise AssertionError(f"write {n} failed, and was taken for {error!r}") from error
-            except Exception:  # whatever the database says
+            except StorageError:
                 unknown = False
+            except Exception as error:
+                raise AssertionError(f"write {n} failed, and what came out is no StorageError: {error!r}") from error
             else:
                 return n - 1
             for each in (storage, *again):

@@ -71,8 +71,8 @@ class Beats(Capabilities):
         assert world.run(0).lease is None
         check_laws(storage, "s")
 
-    def test_an_older_heartbeat_changes_nothing(self, storage: Storage) -> None:
-        """Signs overtake each other on the way; the time only ever rises."""
+    def test_an_older_heartbeat_moves_no_time(self, storage: Storage) -> None:
+        """Signs overtake each other on the way, and clocks are set back; the time only ever rises."""
         beating = self.beating(storage)
         World(beating).promise()
         for at, kept in ((10, 10), (5, 10), (10, 10), (12, 12), (0, 12), (11.999, 12)):
@@ -81,6 +81,10 @@ class Beats(Capabilities):
             assert _silent(beating, DAWN + 1_000) == [0]
             assert _silent(beating, DAWN + kept) == [0]
             assert _silent(beating, DAWN + kept - 0.01) == []
+        # Else what a run reports could not be watched for as long as its clock is behind itself.
+        beating.beat("s", 0, 1, DAWN + 3, {"loss": 0.5})
+        assert list(beating.last_heard("s", [(0, 1)])) == [DAWN + 12]
+        assert beating.last_metrics("s", 0) == {"loss": 0.5}
 
     def test_metrics_are_kept_until_newer_ones_come(self, storage: Storage) -> None:
         """A heartbeat without metrics leaves those that are there."""

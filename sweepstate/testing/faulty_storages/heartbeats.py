@@ -51,7 +51,7 @@ class CommitForgetsHeartbeats(MemoryStorage):
             self._shelves[change.sweep_id].beats.pop(run.index, None)
 
 
-@fault("test_an_older_heartbeat_changes_nothing")
+@fault("test_an_older_heartbeat_moves_no_time")
 class HeartbeatGoesBack(MemoryStorage):
     """The sign that arrives last wins, also if it was sent first."""
 
