@@ -148,7 +148,7 @@ def test_a_request_is_answered_whatever_became_of_the_first_answer(*, made: bool
 
 @pytest.mark.parametrize("made", [True, False], ids=["made", "not made"])
 def test_an_execution_is_begun_once(*, made: bool) -> None:
-    """Of two who begin the same attempt at the same moment, and one learns nothing, never both are told that they may."""
+    """Of two who begin one attempt at the same moment, and one learns nothing, never both are told that they may."""
     storage = Cut(3, made=made)
     sweep = Sweep(Grid({"x": [1]}), id="s", storage=storage, clock=lambda: 5.0)
     run = sweep.next_run("ada")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -135,6 +136,28 @@ class Catalogs(Capabilities):
             world.finish(0)
             assert world.take("ada", "r1").index == 1
             check_laws(storage, world.id)
+
+    def test_a_sweep_that_is_deleted_while_others_commit_stays_deleted(self, storage: Storage) -> None:
+        """A commit comes before the deletion, or finds nothing; it never brings anything back."""
+        catalog = self.catalog(storage)
+        for number in range(5):
+            sweep_id = f"s{number}"
+            world = World(storage, sweep_id)
+
+            def commit(world: World = world) -> None:
+                with suppress(SweepNotFound):
+                    for _ in range(200):
+                        with suppress(Conflict):
+                            world.take("ada")
+
+            def delete(sweep_id: str = sweep_id) -> None:
+                while storage.sweep(sweep_id).created < 3:
+                    pass
+                catalog.delete(sweep_id)
+
+            in_threads(commit, delete)
+            assert_not_found(storage, sweep_id)
+            refuses(AlreadyExists, partial(World, storage, sweep_id), "creating it once more")
 
     def test_creating_and_deleting_at_once_has_one_winner(self, storage: Storage) -> None:
         """Of many who create a sweep, one does; of many who delete it, one does."""

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from threading import Event as Flag
+from threading import Thread
 
 from ...core import decide as core
 from ...core.errors import Conflict, StorageError, SweepNotFound
@@ -119,6 +121,37 @@ class TurnsTaken(Capabilities):
 
         refuses(Conflict, commit, "a commit on a broken silence, in a turn")
         _assert_usable(storage)
+
+    def test_a_first_heartbeat_during_a_turn_breaks_a_silence(self, storage: Storage) -> None:
+        """Of a run that was killed, and never heard before; unless the heartbeat has to wait for the turn to end."""
+        turns, beating = self.turns(storage), self.beating(storage)
+        world = World(storage)
+        world.take(begin=True)
+        world.do(core.kill_run, 0)
+        world.clock.advance(400)
+        heard = Flag()
+
+        def beat() -> None:
+            beating.beat("s", 0, 1, DAWN + 399, None)
+            heard.set()
+
+        thread = Thread(target=beat, daemon=True)
+        with turns.turn("s") as inside:
+            change = World(inside, clock=world.clock, create=False).change(core.elapse)
+            assert change.silences, "the lease was to be lost to silence"
+            thread.start()
+            before = heard.wait(_TEMPTATION)
+            if before:
+                refuses(
+                    Conflict, lambda: inside.commit(change), "a commit on a silence that was broken during the turn"
+                )
+            else:
+                with suppress(Conflict):  # if it has come by now
+                    inside.commit(change)
+        thread.join(PATIENCE)
+        assert heard.is_set(), "a heartbeat waits for a turn that is over"
+        assert list(beating.last_heard("s", [(0, 1)])) == [DAWN + 399]
+        check_laws(storage, "s")
 
     def test_a_turn_of_a_sweep_that_is_not_there_finds_nothing(self, storage: Storage) -> None:
         """Whether it is refused at once or when something is read."""

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...core.decide import Change
 from ...core.errors import SweepNotFound
 from ...core.questions import RunQuery
 from ...core.state import RunState, SweepState
@@ -66,6 +68,18 @@ class DeletedSweepIsRemembered(PlainStorage):
     def delete(self, sweep_id: str) -> None:
         super().delete(sweep_id)
         self._known.clear()
+
+
+@fault("test_a_sweep_that_is_deleted_while_others_commit_stays_deleted")
+class CommitRevives(MemoryStorage):
+    """A sweep is read, changed and put back; if it was deleted in between, it is there again (wandb#4283)."""
+
+    def commit(self, change: Change) -> None:
+        shelf = self._shelves.get(change.sweep_id)
+        if shelf is not None:
+            time.sleep(0.0005)  # so that others come in between
+            self._shelves[change.sweep_id] = shelf
+        super().commit(change)
 
 
 @fault("test_deleting_leaves_other_sweeps_alone")

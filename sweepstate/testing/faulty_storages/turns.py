@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import attrs
 
+from ...core.decide import Change
 from ...hooks import Storage
 from .base import TurningStorage, fault
 from .commits import NoVersionCheck
@@ -34,6 +35,31 @@ class TurnTrusted(TurningStorage):
             trusting = NoVersionCheck()
             trusting._shelves, trusting._lock = self._shelves, threading.Lock()  # noqa: SLF001
             yield trusting
+
+
+@fault("test_a_first_heartbeat_during_a_turn_breaks_a_silence")
+class TurnComparesOldSigns(TurningStorage):
+    """In a turn, a run that was never heard when it began stays so: a transaction sees what was before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._heard: set[int] | None = None
+
+    @contextmanager
+    def turn(self, sweep_id: str) -> Generator[Self]:
+        with super().turn(sweep_id) as inside:
+            self._heard = set(self._shelf(sweep_id).beats)
+            try:
+                yield inside
+            finally:
+                self._heard = None
+
+    def commit(self, change: Change) -> None:
+        heard = self._heard
+        if heard is not None:
+            known = tuple(silence for silence in change.silences if silence.index in heard)
+            change = attrs.evolve(change, silences=known)
+        super().commit(change)
 
 
 @fault("test_a_turn_without_a_commit_writes_nothing")
