@@ -11,7 +11,7 @@ from ..core.errors import AlreadyExists, Conflict, StorageError, SweepNotFound
 from ..core.events import Event
 from ..core.questions import RunQuery
 from ..core.state import RunState, SweepState
-from ._rows import decode, decode_metrics, encode, record_of, watched, whole_commits
+from ._rows import RunRecord, decode, decode_metrics, encode, record_of, watched, whole_commits
 from ._sqlite_schema import BEAT, UNWATCH, WATCH, WRITE_EVENT, WRITE_RUN, select
 
 #: So many sweeps are remembered, and so many runs.
@@ -62,10 +62,12 @@ class Rows:
     __slots__ = ("beats", "body", "events", "runs")
 
     def __init__(self, change: Change) -> None:
-        self.body = encode(change.sweep)
-        self.runs = [record_of(run) for run in change.runs]
-        self.beats = [(run.index, watched(run)) for run in change.runs]
-        self.events = [(event.number, event.version, encode(event)) for event in change.events]
+        self.body: str = encode(change.sweep)
+        self.runs: list[RunRecord] = [record_of(run) for run in change.runs]
+        self.beats: list[tuple[int, tuple[int, float] | None]] = [(run.index, watched(run)) for run in change.runs]
+        self.events: list[tuple[int, int, str]] = [
+            (event.number, event.version, encode(event)) for event in change.events
+        ]
 
 
 class Desk:
@@ -82,7 +84,7 @@ class Desk:
         self._known = known
         self._patiently = patiently
         #: Whether a commit was sent.
-        self.committing = False
+        self.committing: bool = False
 
     def leave(self) -> None:
         """Let go of the connection, which others will use."""

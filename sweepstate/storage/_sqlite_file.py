@@ -40,14 +40,14 @@ class Use:
     __slots__ = ("broken", "connection", "desk", "file", "key", "lock", "locked", "thread")
 
     def __init__(self, file: SQLiteFile) -> None:
-        self.file = file
-        self.key = id(self)
-        self.thread = get_ident()
+        self.file: SQLiteFile = file
+        self.key: int = id(self)
+        self.thread: int = get_ident()
         self.connection: Connection | None = None
         self.desk: Desk | None = None
         #: Whether the connection is not to be used again.
-        self.broken = False
-        self.lock = file.writing
+        self.broken: bool = False
+        self.lock: Lock = file.writing
         #: Has True in it if the lock was got.
         self.locked: list[bool] = []
 
@@ -77,7 +77,7 @@ class SQLiteFile:
         self._create = create
         self._known = Known()
         # Threads of one process wait for each other here; those of other processes are waited for by looking again.
-        self.writing = Lock()
+        self.writing: Lock = Lock()
         self._writer = 0
         self._idle: list[Connection] = []
         self._closed = False

@@ -58,17 +58,18 @@ def large_on_postgresql(storage: Storage, url: str, prefix: str, count: int) -> 
     block = _Block()
     block.create(storage)
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
-        ((key,),) = cursor.execute(f"SELECT key FROM {prefix}sweep WHERE id = '{LARGE}'").fetchall()
+        ((key,),) = cursor.execute(f"SELECT key FROM {prefix}sweep WHERE id = '{LARGE}'".encode()).fetchall()
         for table, columns, rows in block.rows(key, count // _BLOCK):
-            with cursor.copy(f"COPY {prefix}{table} ({', '.join(columns)}) FROM STDIN") as copy:
+            with cursor.copy(f"COPY {prefix}{table} ({', '.join(columns)}) FROM STDIN".encode()) as copy:
                 for row in rows:
                     copy.write_row(row)
         state = block.sweep(count // _BLOCK)
         cursor.execute(
-            f"UPDATE {prefix}sweep SET version = %s, body = %s WHERE key = %s", (state.version, encode(state), key)
+            f"UPDATE {prefix}sweep SET version = %s, body = %s WHERE key = %s".encode(),
+            (state.version, encode(state), key),
         )
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"ANALYZE {prefix}run, {prefix}event")
+        connection.execute(f"ANALYZE {prefix}run, {prefix}event".encode())
 
 
 class _Block:

@@ -52,7 +52,7 @@ class Server:
         with psycopg.connect(self._plain, autocommit=True) as connection:
             for prefix in self._made:
                 for table in (*_TABLES, "bare"):
-                    connection.execute(f"DROP TABLE IF EXISTS {prefix}{table}")
+                    connection.execute(f"DROP TABLE IF EXISTS {prefix}{table}".encode())
 
     def lives(self) -> dict[str, Batch]:
         """Return lives of runs, and three commits of one row for each."""
@@ -61,13 +61,13 @@ class Server:
 
     def _bare_commits(self) -> Batch:
         connection, table = self._connection, f"{self._prefix}bare"
-        connection.execute(f"CREATE TABLE {table} (id integer PRIMARY KEY, number integer)")
-        connection.execute(f"INSERT INTO {table} VALUES (1, 0)")
+        connection.execute(f"CREATE TABLE {table} (id integer PRIMARY KEY, number integer)".encode())
+        connection.execute(f"INSERT INTO {table} VALUES (1, 0)".encode())
         connection.commit()
 
         def batch(count: int) -> None:
             for _ in range(3 * count):
-                connection.execute(f"UPDATE {table} SET number = number + 1 WHERE id = 1")
+                connection.execute(f"UPDATE {table} SET number = number + 1 WHERE id = 1".encode())
                 connection.commit()
 
         return batch
