@@ -181,7 +181,9 @@ class SweepNotFound(NotFound):
     sweep_id: str
 
     def __str__(self) -> str:
-        return f"no sweep {self.sweep_id!r} in this storage; create it with Sweep(search, id={self.sweep_id!r}, ...)"
+        return (
+            f"no sweep {self.sweep_id!r} in this storage, or not any more; is it the right storage? Else create a sweep"
+        )
 
 
 @attrs.define(slots=False, auto_exc=True)
@@ -199,7 +201,7 @@ class RunNotFound(NotFound):
     created: int
 
     def __str__(self) -> str:
-        return f"sweep {self.sweep_id!r} has no run {self.index}; {self.created} were created, numbered from 0"
+        return f"there is no sweep {self.sweep_id!r} in this storage, or not any more; is it the right storage?"
 
 
 @attrs.define(slots=False, auto_exc=True)
@@ -240,7 +242,7 @@ class SearchMismatch(SearchError):
     """The search given is not the one the sweep was created with."""
 
     def __str__(self) -> str:
-        return f"sweep {self.sweep_id!r}: {self.problem}"
+        return f"sweep {self.sweep_id!r}: {self.problem}; open it without a search, or take another id"
 
 
 @attrs.define(slots=False, auto_exc=True)

@@ -23,7 +23,6 @@ from .run import EventsT, RunHandle
 from .shell import ShellT
 
 _P = ParamSpec("_P")
-_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # 32 signs; none that is easily misread
 #: How many runs or events are read at a time.
 PAGE: Final = 256
 

@@ -306,7 +306,7 @@ def engine_for(url: URL, *, asynchronous: bool) -> Engine:
 
         return create_async_engine(url, **options).sync_engine
     except ImportError as error:
-        raise StorageError(f"the driver of {url.drivername} is not installed ({error}); {_INSTALL}") from None
+        raise StorageError(f"the driver of {url.drivername} cannot be loaded ({error}); {_INSTALL}") from None
     except (ArgumentError, InvalidRequestError) as error:
         raise InvalidValue("url", f"{url.drivername} cannot be used: {error}", _INSTALL) from None
 

@@ -371,6 +371,8 @@ def check_path(path: object) -> Path:
     text: object = os.fspath(cast("os.PathLike[Any]", path))
     if not isinstance(text, str) or not text or text == ":memory:" or "\0" in text:
         raise InvalidValue("path", f"{show(text)} is no file's path", "give the path of a file, or use MemoryStorage()")
+    if "://" in text:
+        raise InvalidValue("path", f"{show(text)} is a URL", "give the path alone, or use SQLAlchemyStorage")
     return Path(text).absolute()
 
 

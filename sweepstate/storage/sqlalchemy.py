@@ -105,6 +105,8 @@ def _open(database: object, *, asynchronous: bool) -> tuple[Database, URL | None
     if not isinstance(database, (str, URL)):
         raise InvalidValue("database", f"must be a URL or an engine, not {type(database).__name__}")
     url = parse(database)
+    if asynchronous and url.drivername != "postgresql+psycopg":  # before its driver is looked for
+        raise InvalidValue("database", f"{url.drivername} is no driver that is known to be cancelled safely", _TWIN)
     return Database(engine_for(url, asynchronous=asynchronous), owned=True), url
 
 

@@ -356,7 +356,10 @@ def check_agreement(storage: Storage, *, examples: int = 30, steps: int = 30) ->
         AssertionError: they differ; the shortest way to it that was found is printed.
         ImportError: hypothesis is not installed.
     """
-    from hypothesis import HealthCheck, Phase, settings  # noqa: PLC0415 - so that this package can be imported without it
+    try:
+        from hypothesis import HealthCheck, Phase, settings  # noqa: PLC0415 - so that this package can do without it
+    except ImportError as error:
+        raise ImportError("check_agreement needs hypothesis: pip install hypothesis") from error
     from hypothesis.stateful import (  # noqa: PLC0415
         run_state_machine_as_test,  # pyright: ignore[reportUnknownVariableType] - it has no annotations
     )

@@ -125,6 +125,8 @@ def _storage(self: Any, async_storage: Opening) -> Iterator[Storage]:
 
 @asynccontextmanager
 async def _opened(opening: Opening) -> AsyncGenerator[AsyncStorage]:
+    if not callable(opening):
+        raise TypeError("the fixture `async_storage` gives a function that opens the storage, not the storage")
     given = opening()
     if inspect.isawaitable(given):
         given = await given

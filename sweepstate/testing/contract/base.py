@@ -31,7 +31,7 @@ class Capabilities:
         Args:
             storage: what the fixture gave.
         """
-        raise NotImplementedError
+        raise NotImplementedError("`durable` needs `reopen(storage)`: a second handle of the same place")
 
     def sabotage(self, storage: Storage, n: int) -> AbstractContextManager[object]:
         """Return a context in which the ``n``-th write statement from now on fails; n = 1 is the first.
