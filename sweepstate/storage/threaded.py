@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 
 from ..core.decide import Change
-from ..core.errors import InvalidValue
+from ..core.errors import InvalidValue, StorageError
 from ..core.events import Event
 from ..core.questions import RunQuery
 from ..core.state import RunState, SweepState
@@ -59,6 +59,7 @@ class ThreadedStorage:
         self._threads = threads if isinstance(threads, Executor) else check_count(threads, "threads", most=1_000)
         self._executor = self._make_executor()
         self._process = os.getpid()
+        self._closed = False
 
     def _make_executor(self) -> Executor | None:
         if isinstance(self._threads, Executor):
@@ -83,10 +84,13 @@ class ThreadedStorage:
 
         Afterwards it cannot be used.
         """
+        self._closed = True
         if isinstance(self._executor, ThreadPoolExecutor) and self._executor is not self._threads:
             await in_thread(None, self._executor.shutdown)
 
     async def _call(self, function: Callable[[], _T]) -> _T:
+        if self._closed:
+            raise StorageError("this ThreadedStorage is closed; make another one")
         if self._process != os.getpid():  # a forked child has none of the threads that the executor knows
             self._executor, self._process = self._make_executor(), os.getpid()
         return function() if self._executor is None else await in_thread(self._executor, function)

@@ -1,0 +1,110 @@
+"""What is plainly in the wrong place is refused before anything is created, with the remedy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from sweepstate import (
+    AsyncRun,
+    AsyncSweep,
+    Grid,
+    InvalidValue,
+    MemoryStorage,
+    Run,
+    StorageError,
+    Sweep,
+    ThreadedStorage,
+    events,
+)
+
+GRID = Grid({"x": [1, 2]})
+
+
+class AsyncHooks:
+    """An agent for an event loop."""
+
+    name = "a"
+    can_kill = True
+
+    async def start(self, order: Any) -> None: ...
+
+    async def stop(self, order: Any) -> None: ...
+
+    async def kill(self, order: Any) -> None: ...
+
+
+def test_a_sync_sweep_takes_no_async_hooks() -> None:
+    storage: Any = ThreadedStorage(MemoryStorage())
+    agent: Any = AsyncHooks()
+    makers: list[Callable[[], Sweep]] = [
+        lambda: Sweep(GRID, id="s", storage=storage),
+        lambda: Sweep.open("s", storage=storage),
+    ]
+    for make in makers:
+        with pytest.raises(InvalidValue, match=r"storage: .* must be awaited; use AsyncSweep, or the storage beneath"):
+            make()
+    memory = MemoryStorage()
+    with pytest.raises(InvalidValue, match=r"agent: .* must be awaited"):
+        Sweep(GRID, id="s", storage=memory, agent=agent)
+    assert memory.sweeps(limit=1) == []
+
+
+def test_a_storage_is_threaded_once() -> None:
+    storage: Any = ThreadedStorage(MemoryStorage())
+    with pytest.raises(InvalidValue, match="is awaited already; give it to AsyncSweep as it is"):
+        ThreadedStorage(storage)
+
+
+def test_without_an_id_there_is_nothing_to_open() -> None:
+    """It would be a new sweep each time, and look as if it went on."""
+    memory = MemoryStorage()
+    with pytest.raises(InvalidValue, match=r"exists_ok: without an id .*; give the sweep an id"):
+        Sweep(GRID, storage=memory, exists_ok=True)
+    with pytest.raises(InvalidValue, match="exists_ok"):
+        asyncio.run(AsyncSweep.create(GRID, storage=ThreadedStorage(memory), exists_ok=True))
+    assert memory.sweeps(limit=1) == []
+
+
+def test_loops_have_the_name_that_they_are_given() -> None:
+    """So that somebody who looks for the runs of a dead process finds them."""
+    memory = MemoryStorage()
+    sweep = Sweep(GRID, id="s", storage=memory)
+    with pytest.raises(InvalidValue, match="agent"):
+        sweep.execute(lambda _run: None, agent=1)  # type: ignore[arg-type]
+
+    def train(run: Run) -> None:
+        if run.index == 1:
+            sweep.stop()
+
+    sweep.execute(train, agent="gpu-7")
+    created = [event.agent for event in sweep.history() if isinstance(event, events.RunCreated)]
+    assert created == ["gpu-7", "gpu-7"]
+
+    async def execute() -> None:
+        async def nothing(_run: AsyncRun) -> None: ...
+
+        twin = await AsyncSweep.create(GRID, id="t", storage=ThreadedStorage(memory, threads=0))
+        await twin.execute(nothing, agent="gpu-8")
+
+    asyncio.run(execute())
+    page = memory.events("t", limit=99)
+    assert {event.agent for event in page if isinstance(event, events.RunCreated)} == {"gpu-8"}
+
+
+def test_a_threaded_storage_ends_its_threads_and_no_others() -> None:
+    async def use(storage: ThreadedStorage) -> None:
+        async with storage as inside:
+            await AsyncSweep.create(GRID, storage=inside)
+
+    mine = ThreadedStorage(MemoryStorage())
+    asyncio.run(use(mine))
+    with pytest.raises(StorageError, match="is closed; make another one"):
+        asyncio.run(mine.sweep("s"))
+    with ThreadPoolExecutor(1) as executor:
+        asyncio.run(use(ThreadedStorage(MemoryStorage(), threads=executor)))
+        assert executor.submit(lambda: 1).result(60) == 1
