@@ -181,9 +181,7 @@ class SweepNotFound(NotFound):
     sweep_id: str
 
     def __str__(self) -> str:
-        return (
-            f"no sweep {self.sweep_id!r} in this storage, or not any more; is it the right storage? Else create a sweep"
-        )
+        return f"there is no sweep {self.sweep_id!r} in this storage, or not any more; is it the right storage?"
 
 
 @attrs.define(slots=False, auto_exc=True)
@@ -201,7 +199,7 @@ class RunNotFound(NotFound):
     created: int
 
     def __str__(self) -> str:
-        return f"there is no sweep {self.sweep_id!r} in this storage, or not any more; is it the right storage?"
+        return f"sweep {self.sweep_id!r} has no run {self.index}; {self.created} were created, numbered from 0"
 
 
 @attrs.define(slots=False, auto_exc=True)

@@ -185,7 +185,7 @@ class Desk:
             if watch is None:
                 self.execute(UNWATCH, (key, index))
             else:
-                self.execute(WATCH, (key, index, *watch))
+                self.execute(WATCH, (key, index, *watch, watch[1]))
         self._many(WRITE_EVENT, [(key, *event) for event in rows.events])
         self.end()
         self._known.keep(key, change.sweep)
@@ -217,7 +217,8 @@ class Desk:
 
     def beat(self, sweep_id: str, index: int, attempt: int, at: float, metrics: str | None) -> None:
         """Keep a sign of life; the transaction goes on."""
-        self._all(BEAT, self._expect(sweep_id), index, attempt, at, metrics)
+        key = self._expect(sweep_id)
+        self._all(BEAT, key, index, attempt, at, metrics, key, index)
 
     def delete(self, sweep_id: str) -> None:
         """Forget a sweep, and end the transaction."""

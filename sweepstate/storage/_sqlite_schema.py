@@ -83,9 +83,9 @@ WRITE_RUN: Final = """
 
 WRITE_EVENT: Final = "INSERT INTO event (sweep, number, version, body) VALUES (?, ?, ?, ?)"
 
-#: Sweep, run, the attempt watched, since when.
+#: Sweep, run, the attempt watched, and twice since when.
 WATCH: Final = """
-    INSERT INTO beat (sweep, run, watched, since, heard) VALUES (?1, ?2, ?3, ?4, ?4)
+    INSERT INTO beat (sweep, run, watched, since, heard) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (sweep, run) DO UPDATE SET
         watched = excluded.watched, since = excluded.since,
         heard = iif(attempt = excluded.watched, max(excluded.since, at), excluded.since)
@@ -95,10 +95,10 @@ UNWATCH: Final = """
     UPDATE beat SET watched = NULL, since = NULL, heard = NULL WHERE sweep = ? AND run = ? AND heard IS NOT NULL
 """
 
-#: Sweep, run, attempt, at, metrics. What is set is computed from the row as it was.
+#: Sweep, run, attempt, at, metrics, and again sweep and run. What is set is computed from the row as it was.
 BEAT: Final = """
     INSERT INTO beat (sweep, run, attempt, at, metrics)
-    SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM run WHERE sweep = ?1 AND number = ?2)
+    SELECT ?, ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM run WHERE sweep = ? AND number = ?)
     ON CONFLICT (sweep, run) DO UPDATE SET
         attempt = excluded.attempt,
         at = iif(attempt = excluded.attempt, max(at, excluded.at), excluded.at),

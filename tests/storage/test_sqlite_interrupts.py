@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -21,6 +22,20 @@ from sweepstate.testing.contract.together import PATIENCE
 from sweepstate.testing.contract.world import World, assert_whole, everything
 from sweepstate.testing.laws import check_laws
 from tests.support.sqlite import assert_usable, change_of, new_sweep, take, watching_writes
+
+
+# Who is interrupted between two steps leaves a connection to the garbage collector, which closes it; Python 3.13 tells.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:.*sqlite3.Connection:pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Collect what was left, before another test is told of it."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def storage(tmp_path: Path) -> Iterator[SQLiteStorage]:
 # --- places that cannot be written to ---------------------------------------------------------------
 
 _VISITOR = """
-import os, sys
+import os, sys, urllib.parse  # imported while the standard library can still be read
 from sweepstate import SQLiteStorage, StorageError
 from tests.support.sqlite import change_of
 
