@@ -23,7 +23,6 @@ from sweepstate.testing.contract.world import World, assert_whole, everything
 from sweepstate.testing.laws import check_laws
 from tests.support.sqlite import assert_usable, change_of, new_sweep, take, watching_writes
 
-
 # Who is interrupted between two steps leaves a connection to the garbage collector, which closes it; Python 3.13 tells.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),
