@@ -128,6 +128,16 @@ class Database:
                 raise self._explainer.unknown(error) from None
             raise
 
+    def leave(self, connection: Connection) -> None:
+        """End a transaction that was not committed. One whose connection is lost has ended, and nobody need know."""
+        try:
+            connection.close()
+        except self._driver_errors:
+            self.renewed()
+            if not connection.closed:
+                connection.invalidate()
+                connection.close()
+
     # --- work -------------------------------------------------------------------------------------
 
     def alone(self, work: Callable[[Connection], _T]) -> _T:

@@ -171,4 +171,4 @@ class Turn(Desk):
     def leave(self) -> None:
         """End the transaction; what was not committed is undone. Again does no harm."""
         self._over = True
-        self._connection.close()
+        self._storage.database.leave(self._connection)

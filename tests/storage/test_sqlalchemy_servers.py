@@ -544,6 +544,20 @@ def test_a_connection_lost_in_a_turn_costs_one_more_try(served: SQLAlchemyStorag
     assert len(served.events("s", limit=9)) == 2
 
 
+def test_a_connection_lost_in_a_turn_that_commits_nothing_is_not_noticed(served: SQLAlchemyStorage) -> None:
+    """There is nothing to undo; and the pool makes a new one."""
+    new_sweep(served)
+    for _ in range(2):
+        with served.turn("s") as turn:
+            held: Any = turn
+            kill(served.database.engine.url, pid_of(held._connection.connection.driver_connection))
+    pool: Any = served.database.engine.pool
+    assert pool.checkedout() == 0
+    assert served.sweep("s").version == 1
+    turned(served)
+    assert served.sweep("s").version == 2
+
+
 def test_a_failed_commit_is_rolled_back(storage: SQLAlchemyStorage) -> None:
     """SQLAlchemy by itself would give the connection back to its pool with the transaction open."""
     new_sweep(storage)
