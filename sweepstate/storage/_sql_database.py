@@ -13,7 +13,7 @@ from sqlalchemy import Connection, MetaData, create_engine, text
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, SQLAlchemyError
 
-from ..core.errors import GaveWay, InvalidValue, StorageError
+from ..core.errors import GaveWay, InvalidValue, StorageError, SweepstateError
 from ._sql_errors import Explainer, Kind
 from ._sql_statements import DIALECTS
 from ._sql_tables import MYSQL
@@ -51,6 +51,7 @@ class Database:
             )
         self._explainer: Final = Explainer(engine)
         self._driver_errors: Final = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error)
+        self._foreseen: Final = (*self._driver_errors, SweepstateError)
         self.place: Final = self._explainer.place
         self.renewed: Callable[[], None] = _nothing
         self._owned: Final = owned
@@ -88,15 +89,15 @@ class Database:
             raise InvalidValue("database", problem, "look at the options of the URL or of the engine") from None
 
     def begin(self) -> Connection:
-        """Return a connection on which a transaction has begun, for writing; closing it rolls back."""
+        """Return a connection on which a transaction has begun, for writing; ``leave`` ends it."""
         connection = self._connect(self._begun)
         try:
             if self._lite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
                 self._check_transactions(connection)
-        except BaseException:
-            connection.close()
+        except BaseException as error:
+            self.leave(connection, error)
             raise
         return connection
 
@@ -128,8 +129,16 @@ class Database:
                 raise self._explainer.unknown(error) from None
             raise
 
-    def leave(self, connection: Connection) -> None:
-        """End a transaction that was not committed. One whose connection is lost has ended, and nobody need know."""
+    def leave(self, connection: Connection, error: BaseException | None = None) -> None:
+        """Give a connection back, and end its transaction. If the connection is lost, both have ended already.
+
+        Args:
+            connection: the connection; again does no harm.
+            error: what was raised meanwhile. After one that nobody foresaw the connection is thrown away: psycopg,
+                cancelled on its way into a pipeline, raises AssertionError and answers nothing from then on.
+        """
+        if error is not None and not isinstance(error, self._foreseen) and not connection.closed:
+            connection.invalidate()
         try:
             connection.close()
         except self._driver_errors:
@@ -138,13 +147,23 @@ class Database:
                 connection.invalidate()
                 connection.close()
 
+    @contextmanager
+    def _using(self, connection: Connection) -> Generator[Connection]:
+        """Leave a connection at the end."""
+        try:
+            yield connection
+        except BaseException as error:
+            self.leave(connection, error)
+            raise
+        self.leave(connection)
+
     # --- work -------------------------------------------------------------------------------------
 
     def alone(self, work: Callable[[Connection], _T]) -> _T:
         """Do what needs no transaction: reading, or one statement that may be repeated."""
 
         def attempt() -> _T:
-            with self._connect(self._bare) as connection:
+            with self._using(self._connect(self._bare)) as connection:
                 value = work(connection)
                 connection.commit()
                 return value
@@ -160,7 +179,7 @@ class Database:
         """
 
         def attempt() -> _T:
-            with self.begin() as connection:
+            with self._using(self.begin()) as connection:
                 value = work(connection)
                 self.commit(connection)
                 return value
@@ -188,7 +207,7 @@ class Database:
                 raise problem.error
         raise AssertionError  # pragma: no cover - count() does not end
 
-    def guard(self, sweep_id: str, attempt: Callable[[], _T]) -> _T:
+    def guard(self, sweep_id: str, connection: Connection, work: Callable[[Connection], _T]) -> _T:
         """Do something once, in a transaction that is under way and has locked a sweep.
 
         Raises:
@@ -196,9 +215,13 @@ class Database:
             StorageError: it failed.
         """
         try:
-            return attempt()
+            return work(connection)
         except self._driver_errors as error:
             problem = self._explainer.explain(error)
+        except BaseException as error:
+            if not isinstance(error, SweepstateError):
+                self.leave(connection, error)
+            raise
         if problem.kind is Kind.LOST:
             self.renewed()
         if problem.kind is not Kind.OTHER:  # a new turn, on a new connection, will tell whether the server is there
@@ -212,7 +235,7 @@ class Database:
         self.repeat(lambda: self._create(metadata))
 
     def _create(self, metadata: MetaData) -> None:
-        with self.begin() as connection, self._one_at_a_time(connection):
+        with self._using(self.begin()) as connection, self._one_at_a_time(connection):
             metadata.create_all(connection)
             # MySQL commits each statement by itself: whoever died in between may have left tables without indexes.
             for table in metadata.sorted_tables:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy.exc import IntegrityError
 
 from ..core.decide import Change
-from ..core.errors import AlreadyExists, Conflict, SweepNotFound
+from ..core.errors import AlreadyExists, Conflict, SweepNotFound, SweepstateError
 from ..core.events import Event, RunCreated
 from ..core.questions import RunQuery
 from ..core.state import RunState, SweepState
@@ -24,7 +24,7 @@ _MOST: Final = 2**63 - 1
 _SNAPSHOTS: Final = 64
 
 
-class Outrun(Exception):
+class Outrun(SweepstateError):
     """The sweep is not as it was when the change was decided: changed, or deleted. Nothing was written."""
 
 

@@ -104,8 +104,8 @@ class SQLStorage(Desk):
         connection = self.database.begin()
         try:
             self._operations.lock(connection, sweep_id)
-        except BaseException:
-            connection.close()
+        except BaseException as error:
+            self.database.leave(connection, error)
             raise
         return Turn(self, self._operations, connection, sweep_id)
 
@@ -148,7 +148,7 @@ class Turn(Desk):
     def _do(self, work: Callable[[Connection], _T]) -> _T:
         if self._over:
             raise StorageError("this turn is over: it was left, or has been committed to; take another one")
-        return self._storage.database.guard(self._sweep_id, partial(work, self._connection))
+        return self._storage.database.guard(self._sweep_id, self._connection, work)
 
     def commit(self, change: Change) -> None:
         """Write a change and end the transaction, whatever comes of it; see ``Storage.commit``."""

@@ -141,6 +141,21 @@ def _remake(
 # --- for an event loop ----------------------------------------------------------------------------
 
 
+async def _awaited(function: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
+    """Call a function, whose driver waits in the event loop.
+
+    A task that is cancelled meanwhile gets ``CancelledError``, whatever its driver makes of it (psycopg#1005).
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    try:
+        return await greenlet_spawn(function, *arguments, **named)
+    except Exception as error:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError from error
+        raise
+
+
 class _AsyncDesk:
     """The questions of a desk, awaited.
 
@@ -152,29 +167,29 @@ class _AsyncDesk:
 
     async def sweep(self, sweep_id: str) -> SweepState:
         """Return a sweep's snapshot; see ``Storage.sweep``."""
-        return await greenlet_spawn(self._desk.sweep, sweep_id)
+        return await _awaited(self._desk.sweep, sweep_id)
 
     async def runs(self, sweep_id: str, query: RunQuery, *, after: int = -1, limit: int) -> Sequence[RunState]:
         """Return runs that a query means; see ``Storage.runs``."""
-        return await greenlet_spawn(self._desk.runs, sweep_id, query, after=after, limit=limit)
+        return await _awaited(self._desk.runs, sweep_id, query, after=after, limit=limit)
 
     async def events(self, sweep_id: str, *, after: int = 0, limit: int) -> Sequence[Event]:
         """Return events in order, ending at a commit boundary; see ``Storage.events``."""
-        return await greenlet_spawn(self._desk.events, sweep_id, after=after, limit=limit)
+        return await _awaited(self._desk.events, sweep_id, after=after, limit=limit)
 
     async def beat(
         self, sweep_id: str, index: int, attempt: int, at: float, metrics: Mapping[str, float] | None
     ) -> None:
         """Keep a sign of life; see ``Heartbeats.beat``."""
-        await greenlet_spawn(self._desk.beat, sweep_id, index, attempt, at, metrics)
+        await _awaited(self._desk.beat, sweep_id, index, attempt, at, metrics)
 
     async def last_heard(self, sweep_id: str, leases: Sequence[tuple[int, int]]) -> Sequence[float | None]:
         """Return when each attempt was last heard; see ``Heartbeats.last_heard``."""
-        return await greenlet_spawn(self._desk.last_heard, sweep_id, leases)
+        return await _awaited(self._desk.last_heard, sweep_id, leases)
 
     async def last_metrics(self, sweep_id: str, index: int) -> Mapping[str, float] | None:
         """Return what a run last reported on the way; see ``Heartbeats.last_metrics``."""
-        return await greenlet_spawn(self._desk.last_metrics, sweep_id, index)
+        return await _awaited(self._desk.last_metrics, sweep_id, index)
 
 
 class AsyncSQLAlchemyStorage(_AsyncDesk):
@@ -234,38 +249,38 @@ class AsyncSQLAlchemyStorage(_AsyncDesk):
 
     async def commit(self, change: Change) -> None:
         """Write a change, all or nothing; see ``Storage.commit``."""
-        await greenlet_spawn(self._storage.commit, change)
+        await _awaited(self._storage.commit, change)
 
     @asynccontextmanager
     async def turn(self, sweep_id: str) -> AsyncGenerator[AsyncStorage]:
         """Keep everybody else from committing to a sweep while the context is open; see ``Turns.turn``."""
         context = self._storage.turn(sweep_id)
-        turn = await greenlet_spawn(context.__enter__)
+        turn = await _awaited(context.__enter__)
         try:
             yield _AsyncTurn(cast(Turn, turn))
         finally:
             # Also if this task is cancelled again meanwhile: the lock must go, and the connection back to its pool.
-            await asyncio.shield(greenlet_spawn(context.__exit__, None, None, None))
+            await asyncio.shield(_awaited(context.__exit__, None, None, None))
 
     async def sweeps(self, *, after: str = "", limit: int) -> Sequence[SweepState]:
         """Return sweeps by id; see ``Catalog.sweeps``."""
-        return await greenlet_spawn(self._storage.sweeps, after=after, limit=limit)
+        return await _awaited(self._storage.sweeps, after=after, limit=limit)
 
     async def delete(self, sweep_id: str) -> None:
         """Forget a sweep; see ``Catalog.delete``."""
-        await greenlet_spawn(self._storage.delete, sweep_id)
+        await _awaited(self._storage.delete, sweep_id)
 
     async def create_tables(self) -> None:
         """Create the tables and indexes that are missing; see ``SQLAlchemyStorage.create_tables``."""
-        await greenlet_spawn(self._storage.create_tables)
+        await _awaited(self._storage.create_tables)
 
     async def close(self) -> None:
         """Close the connections, unless the engine is yours. Afterwards the storage cannot be used."""
-        await greenlet_spawn(self._storage.database.close)
+        await _awaited(self._storage.database.close)
 
     async def _now(self) -> float:
         """Return the server's time in POSIX seconds."""
-        return await greenlet_spawn(self._storage.now)
+        return await _awaited(self._storage.now)
 
 
 class _AsyncTurn(_AsyncDesk):
@@ -278,8 +293,8 @@ class _AsyncTurn(_AsyncDesk):
 
     async def _now(self) -> float:
         """Return the server's time in POSIX seconds."""
-        return await greenlet_spawn(self._turn.now)
+        return await _awaited(self._turn.now)
 
     async def commit(self, change: Change) -> None:
         """Write a change and end the turn, whatever comes of it; see ``Storage.commit``."""
-        await greenlet_spawn(self._turn.commit, change)
+        await _awaited(self._turn.commit, change)

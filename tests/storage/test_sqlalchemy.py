@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
@@ -14,7 +15,10 @@ from sqlalchemy import create_engine
 
 from sweepstate import ThreadedStorage
 from sweepstate.core.questions import RunQuery
+from sweepstate.hooks import Storage
 from sweepstate.storage.sqlalchemy import AsyncSQLAlchemyStorage, SQLAlchemyStorage
+from sweepstate.testing.contract.blocking import Loop, blocking
+from sweepstate.testing.contract.cancelling import Cancelling
 from sweepstate.testing.storage_contract import AsyncStorageContract, Opening, StorageContract
 from tests.support.databases import (
     bad_steps,
@@ -130,6 +134,15 @@ class TestSQLite(Contract):
             yield storage
 
 
+#: A connection that is cancelled while it is made or given back is left to the garbage collector by SQLAlchemy.
+left_to_the_collector = pytest.mark.filterwarnings(
+    "ignore:.*was deleted while still open",
+    "ignore:.*The garbage collector is trying",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+
+
+@left_to_the_collector
 class TestAsyncPostgreSQL(AsyncStorageContract):
     """By psycopg's asynchronous driver, on tables that are emptied after each test."""
 
@@ -151,6 +164,22 @@ class TestAsyncPostgreSQL(AsyncStorageContract):
 
     def sabotage(self, storage: Any, n: int) -> AbstractContextManager[object]:
         return failing_write(storage.viewed._storage.database.engine, n)
+
+
+@left_to_the_collector
+class TestCancellingBesideABusyLoop(Cancelling):
+    """Where psycopg lets others run at every step, and is cancelled there too, which it does not always take well."""
+
+    @pytest.fixture
+    def storage(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+        monkeypatch.setattr("psycopg.waiting.MAX_BUSY_TIME", -1.0, raising=False)
+        with SQLAlchemyStorage(url_of("postgresql"), prefix=new_prefix()) as place, tables_of_its_own(place):
+            with Loop() as loop:
+                storage = AsyncSQLAlchemyStorage(url_of("postgresql"), prefix=place._made_of[1])
+                yield blocking(storage, loop)
+                loop.run(storage.close())
+            del storage
+            gc.collect()
 
 
 class TestThreadedMariaDB(AsyncStorageContract):
