@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from weakref import WeakSet
 from sqlalchemy import Connection, MetaData, create_engine, text
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, SQLAlchemyError
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from ..core.errors import GaveWay, InvalidValue, StorageError, SweepstateError
 from ._sql_errors import Explainer, Kind
@@ -29,7 +31,15 @@ _DRIVERS: Final = {
     "mysql": "mysql+pymysql",
     "mariadb": "mariadb+pymysql",
 }
+#: The isolation levels of transactions that write, where it is not the engine's. At a stricter one PostgreSQL's locks
+#: do not show what was written since the transaction began: a heartbeat that came in between would not break a silence.
+#: MySQL's do, at every level. SQLAlchemy has no word for BEGIN IMMEDIATE, so on SQLite transactions are begun by hand.
+_WRITING: Final = {"postgresql": "READ COMMITTED", "sqlite": "AUTOCOMMIT"}
 _INSTALL: Final = "pip install 'sweepstate[sqlalchemy]' has psycopg for PostgreSQL, 'sweepstate[mysql]' has pymysql"
+
+
+class Outrun(Exception):
+    """The sweep is not as it was when the change was decided: changed, or deleted. Nothing was written."""
 
 
 class Database:
@@ -51,36 +61,27 @@ class Database:
             )
         self._explainer: Final = Explainer(engine)
         self._driver_errors: Final = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error)
-        self._foreseen: Final = (*self._driver_errors, SweepstateError)
+        self._foreseen: Final = (*self._driver_errors, SweepstateError, Outrun)
         self.place: Final = self._explainer.place
         self.renewed: Callable[[], None] = _nothing
         self._owned: Final = owned
+        self._close: Final = _close_though_cancelled if engine.dialect.is_async else Connection.close
         self._closed = False
         self._lite: Final = self.dialect == "sqlite"
         # Where the driver switches it without asking the server, a statement that is alone needs no transaction:
         # one round trip instead of three. MySQL's drivers ask.
-        bare = engine if self.dialect in MYSQL else engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._bare: Final = bare
-        self._begun: Final = self._for_writing(engine, bare)
+        self._alone: Final = None if self.dialect in MYSQL else "AUTOCOMMIT"
+        self._writing: Final = _WRITING.get(self.dialect)
         _DATABASES.add(self)
-
-    def _for_writing(self, engine: Engine, bare: Engine) -> Engine:
-        """Return what transactions are begun on, with the isolation level that they need."""
-        if self._lite:
-            return bare  # SQLAlchemy has no word for BEGIN IMMEDIATE, so there they are begun by hand
-        if self.dialect == "postgresql":
-            # At a stricter level a lock does not show what was written since the transaction began: a heartbeat that
-            # came in between would not break a silence. MySQL's locks do show it, at every level.
-            return engine.execution_options(isolation_level="READ COMMITTED")
-        return engine
 
     # --- connections ------------------------------------------------------------------------------
 
-    def _connect(self, engine: Engine) -> Connection:
+    def _connect(self, level: str | None) -> Connection:
+        """Return a connection at an isolation level, or as the engine gives it."""
         if self._closed:
             raise StorageError(f"{self.place}: this storage is closed; make another one")
         try:
-            return engine.connect()
+            return self._at(level, self.engine.connect())
         except self._driver_errors as error:
             self.renewed()
             raise self._explainer.refused(error) from None
@@ -88,9 +89,17 @@ class Database:
             problem = self._explainer.refused(error).problem
             raise InvalidValue("database", problem, "look at the options of the URL or of the engine") from None
 
+    def _at(self, level: str | None, connection: Connection) -> Connection:
+        # Not an option of the engine: cancelled on its way to the level, SQLAlchemy would not give the connection back.
+        try:
+            return connection if level is None else connection.execution_options(isolation_level=level)
+        except BaseException as error:
+            self.leave(connection, error)
+            raise
+
     def begin(self) -> Connection:
         """Return a connection on which a transaction has begun, for writing; ``leave`` ends it."""
-        connection = self._connect(self._begun)
+        connection = self._connect(self._writing)
         try:
             if self._lite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -140,7 +149,7 @@ class Database:
         if error is not None and not isinstance(error, self._foreseen) and not connection.closed:
             connection.invalidate()
         try:
-            connection.close()
+            self._close(connection)
         except self._driver_errors:
             self.renewed()
             if not connection.closed:
@@ -163,7 +172,7 @@ class Database:
         """Do what needs no transaction: reading, or one statement that may be repeated."""
 
         def attempt() -> _T:
-            with self._using(self._connect(self._bare)) as connection:
+            with self._using(self._connect(self._alone)) as connection:
                 value = work(connection)
                 connection.commit()
                 return value
@@ -219,7 +228,7 @@ class Database:
         except self._driver_errors as error:
             problem = self._explainer.explain(error)
         except BaseException as error:
-            if not isinstance(error, SweepstateError):
+            if not isinstance(error, self._foreseen):
                 self.leave(connection, error)
             raise
         if problem.kind is Kind.LOST:
@@ -284,6 +293,14 @@ _LOCK_NUMBER: Final = 0x7377656570737461
 
 def _nothing() -> None:
     """Do nothing."""
+
+
+def _close_though_cancelled(connection: Connection) -> None:
+    """Close a connection of an event loop; if its task is cancelled meanwhile, that goes on, as SQLAlchemy's own does.
+
+    Cancelled in it, SQLAlchemy would never give the connection's place in the pool to anybody else (sqlalchemy#6652).
+    """
+    await_only(asyncio.shield(greenlet_spawn(connection.close)))
 
 
 # --- engines --------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy.exc import IntegrityError
 
 from ..core.decide import Change
-from ..core.errors import AlreadyExists, Conflict, SweepNotFound, SweepstateError
+from ..core.errors import AlreadyExists, Conflict, SweepNotFound
 from ..core.events import Event, RunCreated
 from ..core.questions import RunQuery
 from ..core.state import RunState, SweepState
 from ._rows import decode, decode_metrics, encode, encode_metrics, record_of, watched, whole_commits
+from ._sql_database import Outrun
 from ._sql_statements import Statements
 
 if TYPE_CHECKING:
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 #: What a BIGINT holds. No sweep has so many runs, but anybody may ask.
 _MOST: Final = 2**63 - 1
 _SNAPSHOTS: Final = 64
-
-
-class Outrun(SweepstateError):
-    """The sweep is not as it was when the change was decided: changed, or deleted. Nothing was written."""
 
 
 class Known(NamedTuple):

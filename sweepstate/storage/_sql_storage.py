@@ -13,8 +13,8 @@ from ..core.events import Event
 from ..core.questions import RunQuery
 from ..core.state import RunState, SweepState
 from ..hooks import Storage
-from ._sql_database import Database
-from ._sql_operations import Known, Operations, Outrun
+from ._sql_database import Database, Outrun
+from ._sql_operations import Known, Operations
 from ._sql_statements import Statements
 from ._sql_tables import Tables, describe
 

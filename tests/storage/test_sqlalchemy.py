@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 
 pytest.importorskip("sqlalchemy")
 
 from sqlalchemy import create_engine
+from sqlalchemy.pool import QueuePool
 
 from sweepstate import ThreadedStorage
 from sweepstate.core.questions import RunQuery
@@ -177,6 +178,8 @@ class TestCancellingBesideABusyLoop(Cancelling):
             with Loop() as loop:
                 storage = AsyncSQLAlchemyStorage(url_of("postgresql"), prefix=place._made_of[1])
                 yield blocking(storage, loop)
+                pool = cast(QueuePool, storage._storage.database.engine.pool)
+                assert pool.checkedout() == 0, "a connection was not given back"
                 loop.run(storage.close())
             del storage
             gc.collect()
