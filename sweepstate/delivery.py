@@ -97,8 +97,8 @@ class Pump(Deliveries):
 
     def _fill(self) -> None:
         """Hand one run to the agent; when there is none, this round hands out no more."""
-        budget = self._spend()
-        if self._shell.load().status is SweepStatus.RUNNING:
+        budget = self._spend(self._agent)
+        if budget >= 0 and self._shell.load().status is SweepStatus.RUNNING:
             value = self._shell.hand_out(self._agent.name, None, attached=True, begin=False)
             if isinstance(value, RunState):
                 self._filled(budget)

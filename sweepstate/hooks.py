@@ -376,7 +376,11 @@ ASYNC_ORDERS: dict[OrderKind, type[AsyncOrder]] = {
 
 
 class Agent(Protocol):
-    """Executes runs that it is ordered to. Every hook may be called again for the same order, harmlessly."""
+    """Executes runs that it is ordered to. Every hook may be called again for the same order, harmlessly.
+
+    An attribute ``accepting``, if there is one, says whether it wants more runs: while it is False, none is
+    handed to it.
+    """
 
     @property
     def name(self) -> str:
@@ -405,6 +409,7 @@ class AsyncAgent(Protocol):
     """``Agent`` for an event loop: the same promises, awaited. What executes may be a task of the loop.
 
     A hook that is cancelled leaves its order outstanding, and is called again by a later tick.
+    ``accepting`` is as for ``Agent``.
     """
 
     @property

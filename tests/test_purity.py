@@ -51,7 +51,8 @@ ROOMS = {
     "aio": {"core", "hooks", "handles", "explain", "search", "storage", "outlast"},
     "storage": {"core", "hooks", "outlast"},
     "search": {"core", "hooks"},
-    "agent": {"core", "hooks"},
+    # An agent that recovers what it has left behind makes handles from tokens.
+    "agent": {"core", "hooks", "handles"},
 }
 #: The package's own page of names knows all but what users test with.
 ROOMS["__init__"] = set(ROOMS)
@@ -63,6 +64,7 @@ TYPE_CHECKING = {
     ("hooks", "aio"),
     ("hooks", "handles"),
     ("agent", "run"),  # what a function is given
+    ("agent", "sweep"),  # what an agent drives
 }
 
 

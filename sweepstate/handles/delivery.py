@@ -39,11 +39,14 @@ class Deliveries:
         else:
             self._budget += sum(isinstance(event, RunEnded) for event in change.events)
 
-    def _spend(self) -> int:
-        """Take what may be handed out; nothing is left of it, should the search raise, until it is given back."""
+    def _spend(self, agent: object) -> int:
+        """Return what may be handed out besides one run, or -1 for none; until it is given back, nothing is left of it.
+
+        An agent that is going away is handed nothing: it would be given what it has just given back.
+        """
         budget, self._budget = self._budget - 1, 0
         self.unfilled = False
-        return budget
+        return budget if getattr(agent, "accepting", True) else -1
 
     def _filled(self, budget: int) -> None:
         """Give back what may be handed out after a run that was."""

@@ -10,6 +10,7 @@ from ..core import decide as core
 from ..core.decide import Change, Decision, Draft, End
 from ..core.errors import AlreadyStarted
 from ..core.lifecycle import RUN_ENDED, Exit, RunTrigger, Verdict, check
+from ..core.limits import Limits
 from ..core.state import RunState
 from ..core.status import Cause, RunStatus
 from ..core.values import EMPTY, FrozenDict, check_count, check_text, freeze_metrics, show
@@ -65,6 +66,11 @@ class RunHandle(Generic[EventsT, AnswerT, ShellT]):
     def sweep_id(self) -> str:
         """The id of its sweep."""
         return self._shell.sweep_id
+
+    @property
+    def limits(self) -> Limits:
+        """What bounds its sweep, as last seen."""
+        return self._shell.state.limits
 
     @property
     def index(self) -> int:

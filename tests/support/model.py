@@ -513,7 +513,7 @@ class Model:
         asked = running and lease is not None and lease.stop_at is not None
         manner = "asked" if asked else "preempting" if running and lease is not None and lease.preempting else "plain"
         trigger = ENDING[how][manner]
-        cell = RUN[row][trigger]
+        cell = "-" if row == "PENDING, queued" else RUN[row][trigger]  # nobody has it, so nothing of it can end
         if cell == "-":
             raise RefusedError("IllegalTransition")
         if cell == ".":

@@ -1,0 +1,460 @@
+"""DrivenAgent: what agents have in common whose executions go on beside them. Here, at the edge, something waits.
+
+A subclass says how an execution is prepared, launched, asked to end, ended and
+looked after; this class does the rest, in one loop: orders, heartbeats, reports,
+second starts, interrupts, outages of the storage, and what an earlier
+orchestrator of the same name has left behind.
+
+The order in which a start happens is what keeps two executions of one attempt
+from counting: *prepare* (whatever may fail, fails here, and the order stays
+outstanding), *report the start* (which is refused if somebody else began),
+and only then *launch*.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from enum import Enum
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+
+import attrs
+
+from ..core.decide import Answer
+from ..core.errors import (
+    AgentError,
+    AlreadyStarted,
+    IllegalTransition,
+    InvalidValue,
+    OutcomeUnknown,
+    StorageError,
+    SweepNotFound,
+)
+from ..core.questions import Leased
+from ..core.state import RunState
+from ..core.values import check_seconds, check_text
+from ..handles.reports import make_token
+from ..hooks import Kill, Order, Start, Stop
+
+if TYPE_CHECKING:
+    from ..run import Run
+    from ..sweep import Sweep
+
+_log: Final = logging.getLogger("sweepstate")
+_PAGE: Final = 256
+#: Heartbeats are sent this often within the time that silence is allowed to last, and never more rarely than
+#: every 30 s: whoever answers them is what tells a run that it is to end.
+_BEATS: Final = 5
+_SLOWEST_BEAT: Final = 30.0
+
+#: Which attempt: sweep, run and attempt.
+Key: TypeAlias = tuple[str, int, int]
+#: Reports how an execution ended, through the handle of its run.
+Report: TypeAlias = Callable[["Run"], object]
+
+
+class Trace(Enum):
+    """What is found of an execution that this agent does not know.
+
+    Attributes:
+        GONE: nothing of it executes any more.
+        UNKNOWN: nobody can say; it is left alone.
+    """
+
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+
+@attrs.define(eq=False, slots=False)
+class Execution:
+    """One execution of an attempt; an agent keeps what it needs in a subclass.
+
+    Attributes:
+        run: the handle to report through.
+        asked: whether it was asked to end.
+        ended: whether it was ended abruptly, so that how it ends says nothing about the run.
+        report: how it ended, once that is known.
+        beat_at: when its next heartbeat is due, by the agent's own clock.
+    """
+
+    run: Run
+    asked: bool = attrs.field(default=False, kw_only=True)
+    ended: bool = attrs.field(default=False, kw_only=True)
+    report: Report | None = attrs.field(default=None, kw_only=True)
+    beat_at: float = attrs.field(default=0.0, kw_only=True)
+
+
+ExecutionT = TypeVar("ExecutionT", bound=Execution)
+PreparedT = TypeVar("PreparedT")
+
+
+class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
+    """An agent whose executions go on beside it; see the module.
+
+    Attributes:
+        name: stable over restarts; orders are addressed to it.
+        can_kill: whether ``kill`` really ends an execution.
+        accepting: whether it wants more runs; False from the first interrupt of ``drive`` until it is driven again.
+
+    Args:
+        name: its name.
+        poll: seconds between two looks at what others have done to the sweep.
+        patience: seconds for which the storage may be away before ``drive`` gives up.
+    """
+
+    can_kill: bool = True
+
+    def __init__(self, name: str, *, poll: float = 1.0, patience: float = 600.0) -> None:
+        self.name: str = check_text(name, "name", most=200)
+        self.accepting: bool = True
+        self._poll: Final = check_seconds(poll, "poll", zero=False)
+        self._patience: Final = check_seconds(patience, "patience")
+        self._executions: Final[dict[Key, ExecutionT]] = {}
+        # Attempts whose start is being reported: they are neither ours yet nor left behind by anybody.
+        self._launching: Final[set[Key]] = set()
+        self._lock: Final = threading.Lock()
+        self._driving: Final = threading.Lock()
+        self._wake: Final = threading.Event()
+        self._interrupts = 0
+        self._obeyed = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}: {len(self._executions)} executing>"
+
+    # --- what a subclass says ----------------------------------------------------------------------
+
+    @abstractmethod
+    def _prepare(self, run: Run) -> PreparedT:
+        """Get ready for a run; nothing is begun yet. What this raises counts as a launch that failed."""
+
+    def _discard(self, prepared: PreparedT) -> None:
+        """Undo ``_prepare``: the run is not begun after all."""
+
+    @abstractmethod
+    def _launch(self, run: Run, prepared: PreparedT) -> ExecutionT:
+        """Begin executing; the start is reported already. What this raises fails the run."""
+
+    @abstractmethod
+    def _ask(self, execution: ExecutionT) -> None:
+        """Ask an execution to end; its own handlers may run. Called once."""
+
+    @abstractmethod
+    def _end(self, execution: ExecutionT) -> None:
+        """End an execution abruptly. May be called again."""
+
+    @abstractmethod
+    def _look(self, execution: ExecutionT) -> Report | None:
+        """Look after an execution; return how to report its end once it has ended, else None."""
+
+    def _find(self, _run: Run) -> ExecutionT | Trace:
+        """Look for an execution that an earlier orchestrator began; return it to go on with it, or what is known."""
+        return Trace.UNKNOWN
+
+    def _released(self, execution: ExecutionT) -> None:
+        """Give back what an execution held, such as a slot; its end is reported."""
+
+    def _now(self) -> float:
+        """Return seconds of a clock that never goes back."""
+        return time.monotonic()
+
+    def _wait(self, seconds: float) -> None:
+        """Wait until something happens, or so long."""
+        self._wake.wait(seconds)
+        self._wake.clear()
+
+    def _execution_name(self) -> str:
+        """Return what names one more execution of this process, and no other ever."""
+        return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
+
+    # --- orders -----------------------------------------------------------------------------------
+
+    def start(self, order: Start) -> None:
+        """Begin executing a run, unless it was begun; see ``Agent.start``."""
+        key = _key(order)
+        with self._lock:
+            if key in self._executions or key in self._launching:
+                return
+            self._launching.add(key)
+        try:
+            self._start(key, order.run)
+        finally:
+            with self._lock:
+                self._launching.discard(key)
+
+    def _start(self, key: Key, run: Run) -> None:
+        if not self.accepting:
+            _give_back(run)
+            return
+        prepared = self._prepare(run)
+        try:
+            begun = run.start(self._execution_name(), heartbeats=True)
+        except AlreadyStarted:
+            begun = ()
+        except IllegalTransition:
+            begun = ()
+            run.gone()  # killed or handed on since it was ordered: nothing executes
+        except BaseException:
+            self._discard(prepared)
+            raise
+        if not begun:
+            self._discard(prepared)
+            return
+        try:
+            execution = self._launch(run, prepared)
+        except BaseException as error:
+            self._discard(prepared)
+            run.fail(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        execution.beat_at = self._now() + self._beat_every(run)
+        with self._lock:
+            self._executions[key] = execution
+        self._wake.set()
+
+    def stop(self, order: Stop) -> None:
+        """Ask the execution of a run to end, once; see ``Agent.stop``."""
+        execution = self._executions.get(_key(order))
+        if execution is not None:
+            self._ask_once(execution)
+
+    def kill(self, order: Kill) -> None:
+        """End the execution of a run abruptly; that it is gone is said when it is. See ``Agent.kill``."""
+        execution = self._executions.get(_key(order))
+        if execution is not None:
+            self._end_abruptly(execution)
+        elif _key(order) not in self._launching:
+            self._settle(_key(order), order.run, kill=True)
+        self._wake.set()
+
+    def _ask_once(self, execution: ExecutionT) -> None:
+        if not execution.asked and execution.report is None:
+            execution.asked = True
+            self._ask(execution)
+
+    def _end_abruptly(self, execution: ExecutionT) -> None:
+        if execution.report is None:
+            execution.ended = True
+            self._end(execution)
+
+    # --- driving ----------------------------------------------------------------------------------
+
+    def drive(self, sweep: Sweep, *, signals: bool = True) -> None:
+        """Drive a sweep until it is done: tick, keep slots filled, look after executions. Blocks.
+
+        A sweep that is paused is waited for. An outage of the storage is waited out, for ``patience`` seconds;
+        meanwhile executions go on, and their ends are reported afterwards. If the sweep is deleted, what
+        executes is ended.
+
+        Args:
+            sweep: one that this agent is attached to.
+            signals: in the main thread, let Ctrl-C (SIGINT) mean: the first time, take no more runs, wait
+                for those that execute, and return; the second time, ask them to stop; the third
+                time, end them abruptly.
+
+        Raises:
+            InvalidValue: the sweep has another agent, or it is being driven in another thread.
+            StorageError: the storage was away for too long. What executes goes on; call it again.
+            SearchError: the search failed. What executes goes on; call it again.
+        """
+        if sweep.agent is not self:
+            remedy = "give it this one: Sweep(..., agent=agent), or Sweep.open(..., agent=agent)"
+            raise InvalidValue("sweep", f"{sweep!r} has another agent, or none", remedy)
+        if not self._driving.acquire(blocking=False):
+            raise InvalidValue("drive", "this agent is being driven already", "make an agent for each thread")
+        try:
+            self.accepting = True
+            with self._listening(signals=signals):
+                self._drive(sweep)
+        finally:
+            self._driving.release()
+
+    def _drive(self, sweep: Sweep) -> None:
+        away: float | None = None  # since when the storage has not answered
+        recovered = False
+        while True:
+            try:
+                self._obey_interrupts()
+                if not recovered:
+                    self._recover(sweep)
+                    recovered = True
+                self._look_after_all()
+                pause = self._tick(sweep)
+                if self._is_over(sweep):
+                    return
+                away = None
+            except SweepNotFound:
+                if self._forget(sweep.id):
+                    return
+                pause = self._poll
+            except (StorageError, OutcomeUnknown) as error:
+                now = self._now()
+                away = now if away is None else away
+                if now - away > self._patience:
+                    raise
+                _log.warning("agent %r: the storage does not answer, trying again: %s", self.name, error)
+                recovered = False  # a start whose answer was lost may have begun, and been launched by nobody
+                pause = max(self._poll, min(_SLOWEST_BEAT, (now - away) / 4))
+            if pause > 0:
+                self._wait(pause)
+
+    def _tick(self, sweep: Sweep) -> float:
+        """Let time act and slots be filled; return for how many seconds nothing is to be done."""
+        try:
+            tick = sweep.tick()
+        except AgentError as error:
+            # Committed, outstanding, and counted: a start that keeps failing ends its run as not launched.
+            _log.warning("%s", error)
+            return self._poll
+        if tick.more:
+            return 0.0
+        due = [execution.beat_at for execution in list(self._executions.values())]
+        return max(0.0, min(self._poll, *(at - self._now() for at in due)) if due else self._poll)
+
+    def _is_over(self, sweep: Sweep) -> bool:
+        if any(key[0] == sweep.id for key in list(self._executions)):
+            return False
+        return not self.accepting or sweep.done
+
+    # --- executions -------------------------------------------------------------------------------
+
+    def _look_after_all(self) -> None:
+        """Report what has ended, and beat for what has not."""
+        for key, execution in list(self._executions.items()):
+            if execution.report is None:
+                execution.report = self._look(execution)
+            if execution.report is not None:
+                self._conclude(key, execution)
+            elif self._now() >= execution.beat_at:
+                self._beat(execution)
+
+    def _conclude(self, key: Key, execution: ExecutionT) -> None:
+        """Report an end, once; if the storage does not take it, it is said again."""
+        run, report = execution.run, execution.report
+        try:
+            if execution.ended or report is None:
+                run.gone()
+            else:
+                report(run)
+        except InvalidValue as error:  # of what the execution gave as its metrics
+            run.fail(error)
+        with self._lock:
+            self._executions.pop(key, None)
+        self._released(execution)
+
+    def _beat(self, execution: ExecutionT) -> None:
+        answer = execution.run.heartbeat()
+        execution.beat_at = self._now() + self._beat_every(execution.run)
+        if answer is Answer.KILL:
+            self._end_abruptly(execution)
+        elif answer is Answer.STOP:
+            self._ask_once(execution)
+
+    def _beat_every(self, run: Run) -> float:
+        return min(_SLOWEST_BEAT, run.limits.heartbeat_timeout / _BEATS)
+
+    def _forget(self, sweep_id: str) -> bool:
+        """End what executes for a sweep that is not there any more; return whether all of it is gone."""
+        for key, execution in list(self._executions.items()):
+            if key[0] == sweep_id:
+                self._end_abruptly(execution)
+                if self._look(execution) is not None:
+                    with self._lock:
+                        self._executions.pop(key, None)
+                    self._released(execution)
+        return not any(key[0] == sweep_id for key in self._executions)
+
+    # --- what was left behind ---------------------------------------------------------------------
+
+    def _recover(self, sweep: Sweep) -> None:
+        """Settle what has this agent's name and was begun by an orchestrator that is gone."""
+        after = -1
+        while True:
+            page = sweep.storage.runs(sweep.id, Leased(self.name), after=after, limit=_PAGE)
+            for state in page:
+                self._recover_run(sweep, state)
+            if len(page) < _PAGE:
+                return
+            after = page[-1].index
+
+    def _recover_run(self, sweep: Sweep, state: RunState) -> None:
+        lease = state.lease
+        if lease is None or not lease.began:
+            return
+        key = (sweep.id, state.index, lease.attempt)
+        if key not in self._executions and key not in self._launching:
+            token = make_token(sweep.id, state.index, lease.attempt, lease.execution)
+            self._settle(key, sweep.run_of(token))
+
+    def _settle(self, key: Key, run: Run, *, kill: bool = False) -> None:
+        found = self._find(run)
+        if isinstance(found, Execution):
+            with self._lock:
+                self._executions[key] = found
+            if kill:
+                self._end_abruptly(found)
+        elif found is Trace.GONE:
+            run.gone()
+
+    # --- interrupts -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _listening(self, *, signals: bool) -> Generator[None]:
+        """Count interrupts instead of raising them, in the main thread."""
+        self._interrupts = self._obeyed = 0
+        if not signals or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before: Any = signal.signal(signal.SIGINT, self._interrupted)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
+        # Only noted: a handler that called the storage might wait for the very thread that it interrupted.
+        self._interrupts += 1
+        self._wake.set()
+
+    def _obey_interrupts(self) -> None:
+        """Take no more runs; then ask what executes to stop; then end it."""
+        while self._obeyed < min(self._interrupts, 3):
+            self._obeyed += 1
+            self._obey(self._obeyed)
+
+    def _obey(self, which: int) -> None:
+        executions = list(self._executions.values())
+        if which == 1:
+            _log.warning("agent %r: interrupted; no more runs, %d still execute", self.name, len(executions))
+            self.accepting = False
+        elif which == 2:
+            _log.warning("agent %r: interrupted again; asking %d runs to stop", self.name, len(executions))
+            for execution in executions:
+                execution.run.stop("interrupted", actor=self.name)
+                self._ask_once(execution)
+        else:
+            _log.warning("agent %r: interrupted again; ending %d runs", self.name, len(executions))
+            for execution in executions:
+                execution.run.kill("interrupted", actor=self.name)
+                self._end_abruptly(execution)
+
+
+def _key(order: Order) -> Key:
+    return order.run.sweep_id, order.index, order.attempt
+
+
+def _give_back(run: Run) -> None:
+    """Give a run back that has not begun; whatever was decided about it meanwhile stands."""
+    try:
+        run.release()
+    except IllegalTransition:
+        run.gone()

@@ -1,0 +1,391 @@
+"""DrivenAgent: what every agent does whose executions go on beside it, with executions that only pretend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import pytest
+
+from sweepstate import (
+    Cause,
+    Grid,
+    InvalidValue,
+    Limits,
+    MemoryStorage,
+    Run,
+    RunStatus,
+    StorageError,
+    Sweep,
+    SweepState,
+    SweepStatus,
+)
+from sweepstate.agent.driving import DrivenAgent, Execution, Report, Trace
+from sweepstate.hooks import Start
+from sweepstate.testing.clock import ManualClock
+
+Plan = Callable[["Pretended"], Report | None]
+
+
+@attrs.define(eq=False, slots=False)
+class Pretended(Execution):
+    """An execution that nothing executes; its plan says how it ends."""
+
+    looks: int = 0
+
+
+class Pretending(DrivenAgent[str, Pretended]):
+    """Launches nothing, notes what it is told, and lets time pass where it would wait."""
+
+    def __init__(self, plan: Plan, clock: ManualClock, **options: float) -> None:
+        super().__init__("pretending", **options)
+        self.plan = plan
+        self.clock = clock
+        self.said: list[str] = []
+        self.while_waiting: list[Callable[[], object]] = []
+        self.found: Trace | Pretended = Trace.UNKNOWN
+        self.launch_error: Exception | None = None
+        self.prepare_error: Exception | None = None
+
+    def _prepare(self, run: Run) -> str:
+        if self.prepare_error is not None:
+            raise self.prepare_error
+        self.said.append(f"prepare {run.index}.{run.attempt}")
+        return "prepared"
+
+    def _discard(self, prepared: str) -> None:
+        self.said.append(f"discard {prepared}")
+
+    def _launch(self, run: Run, prepared: str) -> Pretended:
+        assert prepared == "prepared"
+        if self.launch_error is not None:
+            raise self.launch_error
+        self.said.append(f"launch {run.index}.{run.attempt}")
+        return Pretended(run)
+
+    def _ask(self, execution: Pretended) -> None:
+        self.said.append(f"ask {execution.run.index}")
+
+    def _end(self, execution: Pretended) -> None:
+        self.said.append(f"end {execution.run.index}")
+
+    def _look(self, execution: Pretended) -> Report | None:
+        execution.looks += 1
+        return self.plan(execution)
+
+    def _find(self, run: Run) -> Pretended | Trace:
+        self.said.append(f"find {run.index}.{run.attempt}")
+        return self.found
+
+    def _released(self, execution: Pretended) -> None:
+        self.said.append(f"released {execution.run.index}")
+
+    def _now(self) -> float:
+        return self.clock()
+
+    def _wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        if self.while_waiting:
+            self.while_waiting.pop(0)()
+
+
+def finishing(execution: Pretended) -> Report | None:
+    """End well at the third look."""
+    return (lambda run: run.finish(loss=1.0)) if execution.looks >= 3 else None
+
+
+def obeying(execution: Pretended) -> Report | None:
+    """Go on until asked to end, or ended."""
+    if execution.ended:
+        return lambda run: run.exited(-9)
+    return (lambda run: run.exited(1)) if execution.asked else None
+
+
+def sweep_of(agent: Pretending, points: int = 3, **limits: float) -> Sweep:
+    limits.setdefault("max_active", 2)
+    search = Grid({"x": list(range(points))})
+    return Sweep(search, id="s", agent=agent, clock=agent.clock, limits=Limits(**limits))  # type: ignore[arg-type]
+
+
+def stop(sweep: Sweep, index: int) -> Callable[[], object]:
+    """Stop a run that need not be there yet."""
+    return lambda: sweep[index].stop()  # noqa: PLW0108 - looked up when it is called
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def test_a_sweep_is_driven_until_it_is_done(clock: ManualClock) -> None:
+    """Each point once, and never more than the slots that there are."""
+    agent = Pretending(finishing, clock)
+    sweep = sweep_of(agent, 5)
+    agent.drive(sweep)
+    assert (sweep.status, sweep.done, sweep.counts[RunStatus.FINISHED]) == (SweepStatus.FINISHED, True, 5)
+    assert [text for text in agent.said if text.startswith("launch")] == [f"launch {n}.1" for n in range(5)]
+    assert sum(text.startswith("released") for text in agent.said) == 5
+
+
+def test_an_order_that_is_delivered_again_starts_nothing(clock: ManualClock) -> None:
+    """However often it is."""
+    agent = Pretending(lambda _: None, clock)
+    sweep = sweep_of(agent)
+    sweep.tick()
+    for _ in range(3):
+        agent.start(Start(sweep[0]))
+        sweep.tick()
+    assert [text for text in agent.said if text.startswith("launch")] == ["launch 0.1", "launch 1.1"]
+
+
+def test_a_start_that_is_refused_launches_nothing(clock: ManualClock) -> None:
+    """Somebody else has begun it: it is theirs."""
+    agent = Pretending(lambda _: None, clock)
+    sweep = sweep_of(agent, max_active=1)
+    bare = Sweep.open("s", storage=sweep.storage, clock=clock)
+    run = bare.next_run("pretending")
+    assert isinstance(run, Run)
+    run.start("somebody else")
+    agent.start(Start(sweep[0]))
+    assert agent.said == ["prepare 0.1", "discard prepared"]
+
+
+def test_a_run_that_was_killed_before_its_start_is_gone_at_once(clock: ManualClock) -> None:
+    """So its slot is free."""
+    agent = Pretending(lambda _: None, clock)
+    sweep = sweep_of(agent, max_active=1)
+    run = Sweep.open("s", storage=sweep.storage, clock=clock).next_run("pretending")
+    assert isinstance(run, Run)
+    run.kill()
+    agent.start(Start(run))
+    assert "discard prepared" in agent.said
+    assert run.refresh().state.lease is None
+
+
+def test_what_cannot_be_prepared_counts_as_a_failed_launch(clock: ManualClock) -> None:
+    """Three times, and the run is FAILED, not launched; the sweep goes on to its end."""
+    agent = Pretending(finishing, clock)
+    sweep = sweep_of(agent, 1)
+    agent.prepare_error = OSError("no such program")
+    agent.drive(sweep)
+    assert (sweep[0].status, sweep[0].cause) == (RunStatus.FAILED, Cause.NOT_LAUNCHED)
+    assert "no such program" in str(sweep[0].message)
+
+
+def test_what_cannot_be_launched_after_all_is_a_failed_run(clock: ManualClock) -> None:
+    """Its start was reported, so its end is too."""
+    agent = Pretending(finishing, clock)
+    agent.launch_error = OSError("out of processes")
+    sweep = sweep_of(agent, 1)
+    agent.drive(sweep)
+    assert sweep[0].status is RunStatus.FAILED
+    assert "out of processes" in str(sweep[0].message)
+    assert "discard prepared" in agent.said
+
+
+def test_executions_beat_so_that_none_is_lost(clock: ManualClock) -> None:
+    """Also one that takes much longer than silence may last."""
+    agent = Pretending(lambda e: (lambda run: run.finish()) if clock() > start + 5_000 else None, clock)
+    start = clock()
+    sweep = sweep_of(agent, 1, heartbeat_timeout=60.0)
+    agent.drive(sweep)
+    assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 1)
+
+
+def test_stopping_one_run_asks_it_once_and_starts_the_next(clock: ManualClock) -> None:
+    """It ends by itself; its agent gets the next one."""
+    agent = Pretending(obeying, clock)
+    sweep = sweep_of(agent, 2, max_active=1)
+    agent.while_waiting = [stop(sweep, 0), lambda: None, stop(sweep, 1)]
+    agent.drive(sweep)
+    assert [text for text in agent.said if text.startswith("ask")] == ["ask 0", "ask 1"]
+    assert [run.status for run in sweep.runs()] == [RunStatus.KILLED] * 2
+
+
+def test_a_stop_by_another_process_is_learned_by_heartbeat_or_tick(clock: ManualClock) -> None:
+    """Whatever the handle that the command was given to."""
+    agent = Pretending(obeying, clock)
+    sweep = sweep_of(agent, 1)
+    other = Sweep.open("s", storage=sweep.storage, clock=clock)
+    agent.while_waiting = [stop(other, 0)]
+    agent.drive(sweep)
+    assert sweep[0].cause is Cause.STOPPED
+
+
+def test_a_run_that_ignores_the_question_is_ended_when_its_grace_is_over(clock: ManualClock) -> None:
+    """By the tick that kills it; that it is gone is said when it is."""
+    agent = Pretending(lambda e: (lambda run: run.exited(-9)) if e.ended else None, clock)
+    sweep = sweep_of(agent, 1, stop_grace=30.0)
+    asked = clock()
+    agent.while_waiting = [stop(sweep, 0)]
+    agent.drive(sweep)
+    assert agent.said[-3:] == ["ask 0", "end 0", "released 0"]
+    assert 30 <= clock() - asked < 35
+    assert sweep.done
+
+
+def test_cancel_ends_everything_abruptly(clock: ManualClock) -> None:
+    """And the sweep is done when all of it is gone."""
+    agent = Pretending(obeying, clock)
+    sweep = sweep_of(agent)
+    agent.while_waiting = [sweep.cancel]
+    agent.drive(sweep)
+    assert {"end 0", "end 1"} <= set(agent.said)
+    assert not any(text.startswith("ask") for text in agent.said)
+    assert (sweep.status, sweep.done) == (SweepStatus.CANCELLED, True)
+
+
+def test_a_paused_sweep_is_waited_for(clock: ManualClock) -> None:
+    """Its runs go on, none is handed out, and after a resume it goes on to the end."""
+    agent = Pretending(finishing, clock)
+    sweep = sweep_of(agent, 4)
+    launched: list[int] = []
+    agent.while_waiting = [
+        sweep.pause,
+        *[lambda: None] * 10,
+        lambda: launched.append(sum(text.startswith("launch") for text in agent.said)),
+        sweep.resume,
+    ]
+    agent.drive(sweep)
+    assert launched == [2]
+    assert sweep.counts[RunStatus.FINISHED] == 4
+
+
+def test_metrics_that_are_none_fail_the_run(clock: ManualClock) -> None:
+    """The loop goes on with the next."""
+    agent = Pretending(lambda _: lambda run: run.exited(0, "", {"loss": "low"}), clock)  # type: ignore[dict-item]
+    sweep = sweep_of(agent, 2)
+    agent.drive(sweep)
+    assert sweep.counts[RunStatus.FAILED] == 2
+
+
+# --- outages --------------------------------------------------------------------------------------
+
+
+class Away(MemoryStorage):
+    """Does not answer while it is away."""
+
+    away = False
+
+    def sweep(self, sweep_id: str) -> SweepState:
+        if self.away:
+            raise StorageError("away")
+        return super().sweep(sweep_id)
+
+
+def test_an_outage_of_the_storage_loses_no_end(clock: ManualClock) -> None:
+    """What ended meanwhile is reported afterwards."""
+    agent = Pretending(finishing, clock)
+    storage = Away()
+    sweep = Sweep(Grid({"x": [1, 2]}), id="s", agent=agent, clock=clock, storage=storage, limits=Limits(max_active=1))
+
+    def go() -> None:
+        storage.away = True
+
+    def come_back() -> None:
+        storage.away = False
+
+    agent.while_waiting = [go, *[lambda: None] * 20, come_back]
+    agent.drive(sweep)
+    assert sweep.counts[RunStatus.FINISHED] == 2
+
+
+def test_an_outage_that_lasts_too_long_is_raised_and_nothing_is_ended(clock: ManualClock) -> None:
+    """Called again, it goes on where it was."""
+    agent = Pretending(finishing, clock, patience=100.0)
+    storage = Away()
+    sweep = Sweep(Grid({"x": [1]}), id="s", agent=agent, clock=clock, storage=storage)
+    sweep.tick()
+    storage.away = True
+    with pytest.raises(StorageError, match="away"):
+        agent.drive(sweep)
+    storage.away = False
+    agent.drive(sweep)
+    assert not any(text.startswith("end") for text in agent.said)
+    assert sweep[0].status is RunStatus.FINISHED
+
+
+def test_what_executes_for_a_deleted_sweep_is_ended(clock: ManualClock) -> None:
+    """Nobody wants its result."""
+    agent = Pretending(obeying, clock)
+    storage = MemoryStorage()
+    sweep = Sweep(Grid({"x": [1]}), id="s", agent=agent, clock=clock, storage=storage)
+    agent.while_waiting = [lambda: storage.delete("s")]
+    agent.drive(sweep)
+    assert agent.said[-2:] == ["end 0", "released 0"]
+
+
+# --- recovery -------------------------------------------------------------------------------------
+
+
+def left_behind(clock: ManualClock) -> Sweep:
+    """Return a sweep whose first run was begun by an orchestrator that is gone."""
+    agent = Pretending(lambda _: None, clock)
+    sweep = sweep_of(agent, 1, max_active=1)
+    sweep.tick()
+    return sweep
+
+
+def reopened(sweep: Sweep, agent: Pretending) -> Sweep:
+    return Sweep.open("s", storage=sweep.storage, agent=agent, clock=agent.clock)
+
+
+def test_what_an_earlier_orchestrator_began_and_is_gone_is_reported(clock: ManualClock) -> None:
+    """So the sweep is done without waiting for silence."""
+    sweep = left_behind(clock)
+    agent = Pretending(finishing, clock)
+    agent.found = Trace.GONE
+    began = clock()
+    agent.drive(reopened(sweep, agent))
+    assert sweep[0].status is RunStatus.CRASHED
+    assert clock() - began < 5
+
+
+def test_what_is_found_executing_is_gone_on_with(clock: ManualClock) -> None:
+    """Its end is reported as if nothing had been."""
+    sweep = left_behind(clock)
+    agent = Pretending(finishing, clock)
+    agent.found = Pretended(sweep[0])
+    agent.drive(reopened(sweep, agent))
+    assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 1)
+
+
+def test_what_nobody_knows_of_is_left_to_silence(clock: ManualClock) -> None:
+    """It may execute on another machine; it is lost when nothing is heard of it."""
+    sweep = left_behind(clock)
+    agent = Pretending(finishing, clock)
+    agent.drive(reopened(sweep, agent))
+    assert sweep[0].cause is Cause.LOST
+
+
+# --- interrupts -----------------------------------------------------------------------------------
+
+
+def test_after_the_first_interrupt_nothing_is_begun_and_what_executes_ends_by_itself(clock: ManualClock) -> None:
+    """And no run is handed back and forth."""
+    agent = Pretending(finishing, clock)
+    sweep = sweep_of(agent, 5)
+    agent.while_waiting = [lambda: agent._interrupted(2, None)]
+    agent.drive(sweep)
+    assert sweep.counts[RunStatus.FINISHED] == 2
+    assert (sweep.state.created, sweep.status) == (2, SweepStatus.RUNNING)
+    sweep.tick()
+    assert sweep.refresh().state.created == 2
+
+
+def test_a_second_interrupt_asks_and_a_third_one_ends(clock: ManualClock) -> None:
+    """What executed is reported truthfully: somebody ended it."""
+    agent = Pretending(lambda e: (lambda run: run.exited(-9)) if e.ended else None, clock)
+    sweep = sweep_of(agent, 3)
+    interrupt = lambda: agent._interrupted(2, None)  # noqa: E731 - short is clearer here
+    agent.while_waiting = [interrupt, interrupt, lambda: None, interrupt]
+    agent.drive(sweep)
+    assert {"ask 0", "ask 1", "end 0", "end 1"} <= set(agent.said)
+    assert [run.status for run in sweep.runs()] == [RunStatus.KILLED] * 2
+
+
+def test_it_drives_only_what_it_is_attached_to(clock: ManualClock) -> None:
+    """The error says how to attach it."""
+    agent = Pretending(finishing, clock)
+    with pytest.raises(InvalidValue, match="give it this one"):
+        agent.drive(Sweep(Grid({"x": [1]})))
