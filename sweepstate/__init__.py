@@ -56,6 +56,8 @@ from .storage.memory import MemoryStorage
 from .sweep import Sweep
 
 if TYPE_CHECKING:
+    from .agent.slots import Slots
+    from .agent.subprocess import SubprocessAgent
     from .aio import AsyncRun, AsyncSweep
     from .storage.sqlalchemy import AsyncSQLAlchemyStorage as AsyncSQLAlchemyStorage
     from .storage.sqlalchemy import SQLAlchemyStorage as SQLAlchemyStorage
@@ -114,11 +116,13 @@ __all__ = [
     "SearchError",
     "SearchMismatch",
     "SearchMissing",
+    "Slots",
     "StaleAttempt",
     "Start",
     "Stop",
     "Storage",
     "StorageError",
+    "SubprocessAgent",
     "Sweep",
     "SweepNotFound",
     "SweepState",
@@ -142,6 +146,8 @@ _LATER = {
     "AsyncRun": "aio",
     "AsyncSweep": "aio",
     "SQLiteStorage": "storage.sqlite",
+    "Slots": "agent.slots",
+    "SubprocessAgent": "agent.subprocess",
     "ThreadedStorage": "storage.threaded",
 }
 

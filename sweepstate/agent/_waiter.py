@@ -1,0 +1,99 @@
+"""One thread that waits for all processes of an agent, and hears what they say, so that nobody has to poll."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from collections.abc import Callable
+from threading import Lock, Thread
+from typing import Final
+
+from ._channel import Channel
+from ._processes import open_quietly
+
+#: The thread ends after it had nothing to watch for so many seconds.
+_IDLE: Final = 5.0
+
+
+class Waiter:
+    """Watches descriptors in a thread, which is there only while there is something to watch.
+
+    Args:
+        wake: called when a process has ended, or has said what is not to wait.
+    """
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self._wake: Final = wake
+        self._lock: Final = Lock()
+        # What to do when a descriptor is readable; it returns whether it goes on being watched.
+        self._watched: dict[int, Callable[[], bool]] = {}
+        self._epoll: select.epoll | None = None
+
+    def watch_process(self, pid: int) -> None:
+        """Wake when a process has ended: a child, or any other."""
+        descriptor = open_quietly(pid)
+        if descriptor is None:
+            self._wake()
+            return
+
+        def ended() -> bool:
+            os.close(descriptor)
+            self._wake()
+            return False
+
+        self._add(descriptor, ended)
+
+    def watch_channel(self, channel: Channel) -> None:
+        """Hear what is said; wake if it is a mark of preemption, which has to be noted before the end."""
+
+        def spoke() -> bool:
+            marked = channel.preempting
+            more = channel.hear()
+            if channel.preempting and not marked:
+                self._wake()
+            return more
+
+        self._add(channel.descriptor, spoke)
+
+    def forget(self, channel: Channel) -> None:
+        """Watch a channel no longer; it may be closed then."""
+        with self._lock:
+            if self._watched.pop(channel.descriptor, None) is not None and self._epoll is not None:
+                self._epoll.unregister(channel.descriptor)
+
+    def _add(self, descriptor: int, readable: Callable[[], bool]) -> None:
+        with self._lock:
+            self._watched[descriptor] = readable
+            begin = self._epoll is None
+            if self._epoll is None:
+                self._epoll = select.epoll()
+            self._epoll.register(descriptor, select.EPOLLIN)
+            epoll = self._epoll
+        if begin:
+            # A daemon: the orchestrator may leave while what it started executes.
+            Thread(target=self._wait, args=(epoll,), name="sweepstate-waiter", daemon=True).start()
+
+    def _wait(self, epoll: select.epoll) -> None:
+        while True:
+            ready = epoll.poll(_IDLE)
+            with self._lock:
+                if not self._watched:
+                    self._epoll = None
+                    epoll.close()
+                    return
+                calls = [(descriptor, self._watched.get(descriptor)) for descriptor, _ in ready]
+            for descriptor, call in calls:
+                if call is not None:
+                    self._serve(epoll, descriptor, call)
+
+    def _serve(self, epoll: select.epoll, descriptor: int, call: Callable[[], bool]) -> None:
+        with self._lock:
+            if self._watched.get(descriptor) is not call:
+                return  # forgotten meanwhile
+            if call():
+                return
+            # By now a process's descriptor is closed, which has taken it out of the set.
+            del self._watched[descriptor]
+            with contextlib.suppress(OSError):
+                epoll.unregister(descriptor)
