@@ -29,6 +29,7 @@ from sweepstate import (
     Run,
     Search,
     Storage,
+    SubprocessAgent,
     Sweep,
     hooks,
 )
@@ -266,6 +267,7 @@ IMPLEMENTATIONS: list[tuple[type, object]] = [
     (PlainSearch, Grid({"x": [1]})),
     (PlainSearch, Random({"x": [1, 2]})),
     (Agent, InlineAgent(lambda run: None)),
+    (Agent, SubprocessAgent(["true"], name="agent")),
     (History, VerdictHistory(Sweep(Grid({"x": [1]}))._shell)),
 ]
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -71,6 +72,7 @@ def stat_of(pid: int) -> Stat | None:
     return Stat(fields[0].decode("ascii", "replace"), int(fields[2]), int(fields[19]))
 
 
+@cache
 def machine() -> str:
     """Return what names the numbers of processes: this boot, and this namespace."""
     return f"{_BOOT.read_text(encoding='ascii').strip()}/{(_PROC / 'self/ns/pid').stat().st_ino}"

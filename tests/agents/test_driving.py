@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Callable
 
 import attrs
@@ -20,7 +22,7 @@ from sweepstate import (
     SweepState,
     SweepStatus,
 )
-from sweepstate.agent.driving import DrivenAgent, Execution, Report, Trace
+from sweepstate.agent.driving import Bell, DrivenAgent, Execution, NoRoom, Report, Trace
 from sweepstate.hooks import Start
 from sweepstate.testing.clock import ManualClock
 
@@ -170,6 +172,73 @@ def test_what_cannot_be_prepared_counts_as_a_failed_launch(clock: ManualClock) -
     agent.drive(sweep)
     assert (sweep[0].status, sweep[0].cause) == (RunStatus.FAILED, Cause.NOT_LAUNCHED)
     assert "no such program" in str(sweep[0].message)
+
+
+def test_an_agent_without_room_is_handed_nothing_and_waits_for_it(clock: ManualClock) -> None:
+    """It is still driving: it takes the next run when there is room again."""
+
+    class Cramped(Pretending):
+        room = True
+
+        def _has_room(self) -> bool:
+            return self.room
+
+    agent = Cramped(finishing, clock)
+    agent.room = False
+    sweep = sweep_of(agent, 2)
+    created: list[int] = []
+
+    def make_room() -> None:
+        created.append(sweep.refresh().state.created)
+        agent.room = True
+
+    agent.while_waiting = [lambda: None, make_room]
+    agent.drive(sweep)
+    assert created == [0]
+    assert sweep.counts[RunStatus.FINISHED] == 2
+
+
+def test_a_run_for_which_another_took_the_room_is_given_back(clock: ManualClock) -> None:
+    """It is no failed launch, however often that happens."""
+
+    class Outrun(Pretending):
+        times = 0
+
+        def _prepare(self, run: Run) -> str:
+            self.times += 1
+            if self.times <= 5:
+                raise NoRoom
+            return super()._prepare(run)
+
+    agent = Outrun(finishing, clock)
+    sweep = sweep_of(agent, 1)
+    agent.drive(sweep)
+    assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 6)
+
+
+def test_a_bell_may_be_rung_from_a_signal_handler_at_any_moment() -> None:
+    """Also while whoever waits for it is at its lock; ``threading.Event`` hangs here."""
+    bell = Bell()
+    rung = [0]
+
+    def ring(*_: object) -> None:
+        rung[0] += 1
+        bell.set()
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+    try:
+        while rung[0] < 3_000:
+            bell.wait(0.01)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    bell.set()
+    bell.set()
+    bell.wait(100)
+    began = time.monotonic()
+    bell.wait(0.01)  # how often it was rung is forgotten
+    assert time.monotonic() - began >= 0.01
 
 
 def test_what_cannot_be_launched_after_all_is_a_failed_run(clock: ManualClock) -> None:

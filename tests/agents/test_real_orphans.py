@@ -1,0 +1,191 @@
+"""An orchestrator that is killed and comes back: what it left is ended, nothing else is, and each point counts once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+import pytest
+
+from sweepstate import Grid, Limits, MemoryStorage, Run, RunStatus, Slots, SQLiteStorage, Sweep, SweepStatus
+from sweepstate.agent._attempts import Record
+from sweepstate.agent._executions import TOKEN, Orphan
+from sweepstate.agent._processes import Identity, machine
+from sweepstate.agent.driving import Trace
+from sweepstate.testing.laws import check_laws
+from tests.agents.processes import PATIENCE, POINTS, ROOT, Stage, until
+
+ORCHESTRATOR = str(Path(__file__).with_name("orchestrator.py"))
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """Whatever a test starts is gone after it."""
+    stage = Stage(tmp_path)
+    yield stage
+    assert stage.clear() == []
+
+
+def orchestrate(stage: Stage, crash: str = "") -> subprocess.Popen[bytes]:
+    arguments = [str(stage.path / "sweeps.db"), str(stage.path / "runs"), stage.tag, crash]
+    return subprocess.Popen([sys.executable, ORCHESTRATOR, *arguments], env={**os.environ, "PYTHONPATH": ROOT})
+
+
+def finish(stage: Stage) -> None:
+    """Come back, and go on to the end."""
+    assert orchestrate(stage).wait(PATIENCE) == 0
+
+
+def check_whole(stage: Stage) -> None:
+    """Each point is one run, and it finished; no two attempts of one executed at once."""
+    with closing(SQLiteStorage(str(stage.path / "sweeps.db"))) as storage:
+        sweep = Sweep.open("s", storage=storage)
+        assert (sweep.status, sweep.done) == (SweepStatus.FINISHED, True)
+        runs = list(sweep.runs())
+        assert [(run.config["x"], run.status) for run in runs] == [(x, RunStatus.FINISHED) for x in range(POINTS)]
+        check_laws(storage, "s")
+    assert not (stage.place(0).parent / "overlap").exists()
+    assert not list(stage.path.rglob("process.json*"))
+
+
+@pytest.mark.parametrize("crash", ["handed out", "started", "launched", "ended"])
+def test_whenever_it_is_killed_each_point_is_executed_and_counts_once(stage: Stage, crash: str) -> None:
+    """Between a commit and its delivery, or between what the world has seen and what is written down of it."""
+    assert orchestrate(stage, crash).wait(PATIENCE) == -signal.SIGKILL
+    finish(stage)
+    check_whole(stage)
+
+
+def test_what_executes_when_it_is_killed_is_ended_when_it_comes_back(stage: Stage) -> None:
+    """The runs of orphans crash, since nobody can say how they would have ended, and are tried again."""
+    process = orchestrate(stage, "running")
+    stage.wait_ready(0, 1)
+    process.kill()
+    process.wait()
+    finish(stage)
+    check_whole(stage)
+
+
+@pytest.mark.parametrize("crash", ["running", "delivering"])
+def test_an_order_to_kill_survives_its_orchestrator(stage: Stage, crash: str) -> None:
+    """It was committed and not delivered; whoever comes back delivers it, grandchildren included."""
+    process = orchestrate(stage, f"stubborn, {crash}")
+    stage.wait_ready(0, 1)
+    with closing(SQLiteStorage(str(stage.path / "sweeps.db"))) as storage:
+        if crash == "running":
+            process.kill()
+        Sweep.open("s", storage=storage).cancel()
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+        assert len(stage.executing()) >= 6
+        finish(stage)
+        assert stage.executing() == []
+        assert Sweep.open("s", storage=storage).done
+
+
+# --- who is ended, and who is not -----------------------------------------------------------------
+
+
+def begun_by(stage: Stage, execution: str) -> Run:
+    """Return a run that an orchestrator, which is no more, has begun as an execution of this name."""
+    sweep = Sweep(Grid({"x": [1]}), id="s", storage=MemoryStorage(), limits=Limits(max_active=1))
+    run = sweep.next_run("orchestrator")
+    assert isinstance(run, Run)
+    run.start(execution)
+    stage.place(0).mkdir(parents=True)
+    return run
+
+
+def name_of(origin: Identity) -> str:
+    return f"host:{origin.pid}:{origin.began}:{origin.machine}:nonce:execution"
+
+
+@pytest.fixture
+def dead() -> Identity:
+    """A process that is no more."""
+    process = subprocess.Popen(["true"])
+    identity = Identity.of(process.pid)
+    process.wait()
+    assert identity is not None
+    return identity
+
+
+@pytest.fixture
+def stranger(stage: Stage) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has nothing to do with any run."""
+    process = subprocess.Popen(["sleep", "300"], start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_number_that_was_given_to_another_is_never_hit(
+    stage: Stage, dead: Identity, stranger: subprocess.Popen[bytes]
+) -> None:
+    """The record has the number of a process that is there, and it is not the one."""
+    run = begun_by(stage, name_of(dead))
+    there = Identity.of(stranger.pid)
+    assert there is not None
+    agent = stage.agent(name="orchestrator")
+    place = agent._workdir.place("s", 0, 1)
+    for wrong in (attrs.evolve(there, began=there.began - 1), attrs.evolve(there, machine="another boot/1")):
+        place.write_record(Record(run.token, (), wrong))
+        assert agent._find(run) is Trace.GONE
+    place.write_record(Record("the token of a sweep of this id elsewhere", (), there))
+    assert agent._find(run) is Trace.GONE
+    assert stranger.poll() is None
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_an_orphan_is_found_by_its_record_or_by_its_environment(stage: Stage, dead: Identity, *, written: bool) -> None:
+    """With all that it has started; its slots are taken until it is gone."""
+    run = begun_by(stage, name_of(dead))
+    slots = Slots([0, 1])
+    agent = stage.agent(name="orchestrator", slots=slots)
+    # One that has emptied its environment is known only by the record.
+    script = "sleep 300 & exec env -i sleep 300" if written else "sleep 300 & sleep 300"
+    env = {**os.environ, **stage.env} if written else {**os.environ, **stage.env, TOKEN: run.token}
+    leader = subprocess.Popen(["sh", "-c", script], env=env, start_new_session=True)
+    until(lambda: len(stage.executing()) >= 2 - written)
+    identity = Identity.of(leader.pid) if written else None
+    agent._workdir.place("s", 0, 1).write_record(Record(run.token, ("1",), identity))
+    found = agent._find(run)
+    assert isinstance(found, Orphan)
+    assert found.ended
+    assert slots.free == 1
+    leader.wait(PATIENCE)
+    until(lambda: agent._look(found) is not None)
+    agent._released(found)
+    assert stage.executing() == []
+    assert slots.free == 2
+    assert agent._workdir.place("s", 0, 1).read_record() is None
+
+
+def test_what_an_orchestrator_that_lives_executes_is_left_alone(
+    stage: Stage, stranger: subprocess.Popen[bytes]
+) -> None:
+    """Two of the same name do not end each other's runs."""
+    alive = Identity.of(stranger.pid)
+    assert alive is not None
+    run = begun_by(stage, name_of(alive))
+    assert stage.agent(name="orchestrator")._find(run) is Trace.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "execution", ["somebody", "host:1:2:another boot/3:nonce:execution", "host:x:y:{machine}:nonce:execution"]
+)
+def test_what_began_elsewhere_is_not_known(stage: Stage, execution: str) -> None:
+    """Nothing is presumed of another machine; silence tells."""
+    run = begun_by(stage, execution.format(machine=machine()))
+    assert stage.agent(name="orchestrator")._find(run) is Trace.UNKNOWN
+
+
+def test_what_this_agent_itself_began_and_does_not_execute_is_gone(stage: Stage) -> None:
+    """The answer to its start was lost, so it was not launched."""
+    agent = stage.agent(name="orchestrator")
+    assert agent._find(begun_by(stage, agent._execution_name())) is Trace.GONE
