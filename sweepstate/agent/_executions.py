@@ -37,6 +37,7 @@ class Prepared:
         environment: its environment, but for what is known only when it is started.
         cwd: its current directory; None for the orchestrator's.
         slots: the slots that it has.
+        channel: what it is to speak over.
     """
 
     place: Place
@@ -44,6 +45,7 @@ class Prepared:
     environment: dict[str, str]
     cwd: str | None
     slots: tuple[str, ...]
+    channel: Channel
 
 
 @attrs.define(eq=False, slots=False)
@@ -116,13 +118,13 @@ class Orphan(Supervised):
         return {pid: stat.began for pid, stat in stats.items() if stat is not None and not stat.over}
 
 
-def launch(prepared: Prepared, token: str, channel: Channel) -> Group:
+def launch(prepared: Prepared, token: str) -> Group:
     """Start a program, and write down which process it is.
 
     The record is written before it is started too: whoever finds only that looks for the token in the
     environment of processes. So there is no moment at which a crash of this process loses one.
     """
-    place = prepared.place
+    place, channel = prepared.place, prepared.channel
     place.write_record(Record(token, prepared.slots, None))
     environment = {**prepared.environment, TOKEN: token, **channel.variables()}
     with place.output.open("ab") as output:

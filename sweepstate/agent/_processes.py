@@ -9,7 +9,6 @@ nobody else can get, or by a descriptor of the process (pidfd_open(2)), after lo
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import subprocess
@@ -228,10 +227,8 @@ class Group:
 
 
 def open_quietly(pid: int) -> int | None:
-    """Return a descriptor of a process that becomes readable when it has ended; None if there is no such process."""
+    """Return a descriptor of a process that becomes readable when it has ended; None if it cannot be had."""
     try:
         return os.pidfd_open(pid)
-    except OSError as error:
-        if error.errno in (errno.ESRCH, errno.EINVAL):
-            return None
-        raise
+    except OSError:  # there is no such process, or there are too many files open
+        return None

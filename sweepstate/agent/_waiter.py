@@ -19,6 +19,9 @@ _IDLE: Final = 5.0
 class Waiter:
     """Watches descriptors in a thread, which is there only while there is something to watch.
 
+    It saves time and is not relied upon: what cannot be watched, because too many files are open, is found by
+    whoever looks at it the next time.
+
     Args:
         wake: called when a process has ended, or has said what is not to wait.
     """
@@ -29,6 +32,7 @@ class Waiter:
         # What to do when a descriptor is readable; it returns whether it goes on being watched.
         self._watched: dict[int, Callable[[], bool]] = {}
         self._epoll: select.epoll | None = None
+        self._waiting = False
 
     def watch_process(self, pid: int) -> None:
         """Wake when a process has ended: a child, or any other."""
@@ -42,7 +46,8 @@ class Waiter:
             self._wake()
             return False
 
-        self._add(descriptor, ended)
+        if not self._add(descriptor, ended):
+            os.close(descriptor)
 
     def watch_channel(self, channel: Channel) -> None:
         """Hear what is said; wake if it is a mark of preemption, which has to be noted before the end."""
@@ -62,24 +67,29 @@ class Waiter:
             if self._watched.pop(channel.descriptor, None) is not None and self._epoll is not None:
                 self._epoll.unregister(channel.descriptor)
 
-    def _add(self, descriptor: int, readable: Callable[[], bool]) -> None:
+    def _add(self, descriptor: int, readable: Callable[[], bool]) -> bool:
+        """Watch a descriptor, and return whether it is watched."""
         with self._lock:
+            try:
+                self._epoll = select.epoll() if self._epoll is None else self._epoll
+                self._epoll.register(descriptor, select.EPOLLIN)
+            except OSError:
+                return False
             self._watched[descriptor] = readable
-            begin = self._epoll is None
-            if self._epoll is None:
-                self._epoll = select.epoll()
-            self._epoll.register(descriptor, select.EPOLLIN)
-            epoll = self._epoll
-        if begin:
-            # A daemon: the orchestrator may leave while what it started executes.
-            Thread(target=self._wait, args=(epoll,), name="sweepstate-waiter", daemon=True).start()
+            if not self._waiting:
+                # A daemon: the orchestrator may leave while what it started executes.
+                thread = Thread(target=self._wait, args=(self._epoll,), name="sweepstate-waiter", daemon=True)
+                with contextlib.suppress(RuntimeError):  # there are too many threads
+                    thread.start()
+                    self._waiting = True
+        return True
 
     def _wait(self, epoll: select.epoll) -> None:
         while True:
             ready = epoll.poll(_IDLE)
             with self._lock:
                 if not self._watched:
-                    self._epoll = None
+                    self._epoll, self._waiting = None, False
                     epoll.close()
                     return
                 calls = [(descriptor, self._watched.get(descriptor)) for descriptor, _ in ready]

@@ -57,6 +57,9 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
     ``SWEEPSTATE_INDEX`` and ``SWEEPSTATE_ATTEMPT`` say which run it is, and ``SWEEPSTATE_RUN`` is
     its token. ``sweepstate.agent.child`` is for programs that report metrics or ask whether to stop.
 
+    How many execute at once is said by ``limits.max_active`` of the sweep, or by ``slots``; if neither says it, it
+    is one for each CPU.
+
     An orchestrator that died has left its programs behind. When an agent of the same name and ``workdir`` drives
     the sweep again, on the same boot of the same machine, they are ended, and their runs are reported as gone:
     nobody can say any more how they would have ended. ``Limits(retries={RunStatus.CRASHED: 1})`` repeats
@@ -116,6 +119,7 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         self._cwd: Final = None if cwd is None else str(Path(cwd).absolute())
         self._forward: Final = frozenset(_check_signal(number) for number in check_collection(forward, "forward"))
         self._to_forward: Final[deque[int]] = deque()
+        self._cpus: Final = len(os.sched_getaffinity(0))
         self._waiter: Final = Waiter(self._wake.set)
         # Tells this agent from any other of the same name, also within this process.
         self._nonce: Final = secrets.token_hex(8)
@@ -123,7 +127,10 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
     # --- beginning --------------------------------------------------------------------------------
 
     def _has_room(self) -> bool:
-        return self._slots is None or self._slots.available
+        if self._slots is not None:
+            return self._slots.available
+        executions = list(self._executions.values())
+        return len(executions) < self._cpus or all(each.run.limits.max_active is not None for each in executions)
 
     def _prepare(self, run: Run) -> Prepared:
         place = self._workdir.place(run.sweep_id, run.index, run.attempt)
@@ -138,10 +145,10 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
                 environment |= self._slots.variables(taken)
             arguments = self._command.fill(run.config, str(place.config), environment)
             _check_program(arguments[0], environment, self._cwd)
+            return Prepared(place, arguments, environment, self._cwd, taken, Channel())
         except BaseException:
             self._give_back(taken)
             raise
-        return Prepared(place, arguments, environment, self._cwd, taken)
 
     def _take(self) -> tuple[str, ...]:
         if self._slots is None:
@@ -156,23 +163,21 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
             self._slots.give_back(taken)
 
     def _discard(self, prepared: Prepared) -> None:
+        prepared.channel.close()
         self._give_back(prepared.slots)
 
     def _launch(self, run: Run, prepared: Prepared) -> Child:
         place = prepared.place
         place.write_config(run.config)
         before = place.output_size()
-        channel = Channel()
         try:
-            group = launch(prepared, run.token, channel)
+            group = launch(prepared, run.token)
         except BaseException:
-            channel.close()
             place.remove_record()
             raise
-        child = Child(run, place, prepared.slots, group, channel, before)
         self._waiter.watch_process(group.pid)
-        self._waiter.watch_channel(channel)
-        return child
+        self._waiter.watch_channel(prepared.channel)
+        return Child(run, place, prepared.slots, group, prepared.channel, before)
 
     # --- ending -----------------------------------------------------------------------------------
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 import pytest
@@ -113,6 +116,27 @@ def test_a_waiter_wakes_at_once_for_each_end_and_its_thread_ends(monkeypatch: py
     waiter.watch_process(late.pid)
     until(lambda: len(woken) == 11)
     late.wait()
+
+
+def test_a_waiter_that_can_watch_nothing_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many files are open, or too many threads are there: whoever looks the next time sees it."""
+    waiter = Waiter(lambda: None)
+    process = subprocess.Popen(["sleep", "0.2"])
+
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(select, "epoll", refuse)
+        waiter.watch_process(process.pid)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", refuse)
+        waiter.watch_process(process.pid)
+    woken: list[int] = []
+    waiter = Waiter(lambda: woken.append(1))
+    waiter.watch_process(process.pid)
+    until(lambda: woken)
+    process.wait()
 
 
 @pytest.mark.parametrize("missing", ["platform", "pidfd_open"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ import pytest
 
 from sweepstate import Cause, Grid, Objective, Run, RunStatus, Slots, Sweep, SweepStatus
 from sweepstate.agent import child
+from sweepstate.agent._attempts import Place, Record
 from sweepstate.core.events import RunEnded, RunRequeued
 from tests.agents.processes import Stage, busy, until
 
@@ -243,6 +245,41 @@ def test_no_slot_is_given_to_two_at_once_and_no_launch_fails_for_want_of_one(sta
     assert slots.free == 3
 
 
+def test_without_a_limit_there_is_one_program_for_each_cpu(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep over ten thousand points does not start ten thousand programs."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    agent = stage.agent(["sleep", "300"], arguments=False, poll=0.05)
+    sweep = stage.sweep(agent, {"x": list(range(10_000))})
+    with stage.driven(sweep):
+        until(lambda: len(stage.executing()) == 3)
+        sweep.tick()
+        assert sweep.refresh().state.created == 3
+        sweep[0].kill()
+        until(lambda: sweep.refresh().state.created == 4)
+        sweep.cancel()
+
+
+def test_a_program_that_cannot_be_supervised_is_not_left_executing(stage: Stage) -> None:
+    """The disk is full when it is to be written down which process it is."""
+    agent = stage.agent(["sleep", "300"], arguments=False, poll=0.05)
+    written: list[object] = []
+
+    def write(self: Place, record: Record) -> None:
+        written.append(record)
+        if record.leader is not None:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    sweep = stage.sweep(agent, {"x": [0]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Place, "write_record", write)
+        with stage.driven(sweep):
+            pass
+    assert len(written) == 2
+    assert stage.executing() == []
+    assert sweep[0].status is RunStatus.FAILED
+    assert "no space left" in str(sweep[0].message)
+
+
 def test_signals_are_forwarded_on_request(stage: Stage) -> None:
     """To every program, while ``drive`` is in the main thread."""
     agent = stage.agent(forward=[signal.SIGUSR1], poll=0.05)
@@ -310,6 +347,7 @@ def test_a_slow_agent_never_holds_up_training(stage: Stage) -> None:
     program = """
 import time
 from sweepstate.agent import child
+from sweepstate.agent._attempts import Place, Record
 began = time.monotonic()
 for step in range(20_000):
     child.report(step=step, text=1e300)
@@ -378,6 +416,7 @@ def test_a_signal_handler_may_speak_while_the_program_does(stage: Stage) -> None
     program = """
 import os, signal, sys, time
 from sweepstate.agent import child
+from sweepstate.agent._attempts import Place, Record
 def notice(*_):
     child.mark_preempting()
     sys.exit(1)
