@@ -65,7 +65,7 @@ def ignore_sigterm(_config: dict[str, Any]) -> None:
 
 def have_grandchildren(config: dict[str, Any]) -> None:
     """Start grandchildren that ignore SIGTERM, one by way of another; then wait, or leave them behind."""
-    stubborn = 'trap "" TERM; sleep 300 & while :; do sleep 1; done'
+    stubborn = 'trap "" TERM; sleep 300 & sleep 300 & wait'
     for _ in range(2):
         subprocess.Popen(["sh", "-c", stubborn])
     (HERE / "ready").touch()

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import attrs
@@ -86,6 +86,25 @@ def test_an_order_to_kill_survives_its_orchestrator(stage: Stage, crash: str) ->
         finish(stage)
         assert stage.executing() == []
         assert Sweep.open("s", storage=storage).done
+
+
+def test_interrupts_end_what_executes_and_are_told_truthfully(stage: Stage) -> None:
+    """They reach the orchestrator only: programs are not of its terminal's group."""
+    process = orchestrate(stage, "running")
+    stage.wait_ready(0, 1)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)  # what executes goes on
+    assert len(stage.executing()) == 2
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
+    assert process.returncode == 0
+    with closing(SQLiteStorage(str(stage.path / "sweeps.db"))) as storage:
+        sweep = Sweep.open("s", storage=storage)
+        assert [(run.status, run.state.lease) for run in sweep.runs()] == [(RunStatus.KILLED, None)] * 2
+        assert sweep.status is SweepStatus.RUNNING
 
 
 # --- who is ended, and who is not -----------------------------------------------------------------

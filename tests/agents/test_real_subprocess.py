@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import resource
 import signal
@@ -223,6 +224,20 @@ def test_a_program_finds_its_configuration_everywhere(stage: Stage, tmp_path: Pa
     assert (env["SWEEPSTATE_SWEEP"], env["SWEEPSTATE_INDEX"], env["SWEEPSTATE_ATTEMPT"]) == ("s", "0", "1")
     assert (env["SHOWN"], env["CUDA_VISIBLE_DEVICES"], shown["cwd"]) == ("yes", "a,b", str(tmp_path))
     assert sweep.run_of(env["SWEEPSTATE_RUN"]).index == 0
+
+
+def test_secrets_stay_where_they_were_given(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """In no log, no message, no file, and nothing that is shown."""
+    caplog.set_level(logging.DEBUG)
+    command = ["sh", "-c", 'test "$1" = "$KEY" && test ${#KEY} = 7 && exit 3', "sh", "${envvar:KEY}"]
+    agent = stage.agent(command, arguments=False, env={"KEY": "hunter2"}, poll=0.05)
+    sweep = stage.sweep(agent, {"x": [0]})
+    with stage.driven(sweep):
+        pass
+    assert sweep[0].state.exit_code == 3
+    shown = [caplog.text, repr(agent), repr(agent._command), *map(repr, sweep.history())]
+    shown += [path.read_text() for path in stage.path.rglob("*") if path.is_file()]
+    assert not any("hunter2" in text for text in shown)
 
 
 def test_no_slot_is_given_to_two_at_once_and_no_launch_fails_for_want_of_one(stage: Stage) -> None:
