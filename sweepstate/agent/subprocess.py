@@ -212,7 +212,8 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         if not child.ended:
             self._pass_on(child)
         if not gone:
-            self._watch(child, child.group.left() if child.group.waited else ())
+            if child.group.waited:
+                self._watch(child, child.group.left())
             return None
         if more:
             _log.debug("agent %r: something that %r has started goes on talking", self.name, child.run)
@@ -246,6 +247,7 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         for pid in pids:
             if pid not in execution.watched:
                 execution.watched.add(pid)
+                _log.info("agent %r: waiting for the end of process %d of %r", self.name, pid, execution.run)
                 self._waiter.watch_process(pid)
 
     def _released(self, execution: Supervised) -> None:

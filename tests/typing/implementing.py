@@ -28,6 +28,7 @@ from sweepstate import (
     Start,
     Stop,
     Storage,
+    SubprocessAgent,
     Sweep,
     SweepNotFound,
     SweepState,
@@ -144,7 +145,7 @@ def listen(event: Event) -> None:
 storages: list[Storage] = [MyStorage(), MemoryStorage()]
 heartbeats: list[Heartbeats] = [MyHeartbeats(), MemoryStorage()]
 catalogs: list[Catalog] = [MemoryStorage()]
-agents: list[Agent] = [MyAgent(), FrozenAgent("frozen"), InlineAgent(lambda run: None)]
+agents: list[Agent] = [MyAgent(), FrozenAgent("frozen"), InlineAgent(lambda run: None), SubprocessAgent(["train"])]
 searches: list[Search] = [MySearch(), Sized(), Grid({"x": [1]}), Random({"x": [1, 2]})]
 plain_searches: list[PlainSearch] = [Sized()]
 clocks: list[Clock] = [MyClock(), lambda: 0.0]
