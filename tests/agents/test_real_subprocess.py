@@ -226,6 +226,25 @@ def test_a_program_finds_its_configuration_everywhere(stage: Stage, tmp_path: Pa
     assert sweep.run_of(env["SWEEPSTATE_RUN"]).index == 0
 
 
+def test_a_configuration_that_is_too_long_for_a_variable_is_in_the_file(stage: Stage) -> None:
+    """Linux takes no more than 128 KiB in one; the child side finds it all the same."""
+    program = "from sweepstate.agent import child; child.finish(n=len(child.config()['text']))"
+    agent = stage.agent([sys.executable, "-c", program], arguments=False, poll=0.05)
+    sweep = stage.sweep(agent, {"text": ["x" * 300_000]})
+    with stage.driven(sweep):
+        pass
+    assert sweep[0].metrics == {"n": 300_000}
+
+
+def test_arguments_that_are_too_long_fail_their_run(stage: Stage) -> None:
+    """The error is that of the system."""
+    sweep = stage.sweep(stage.agent(["true"], poll=0.05), {"text": ["x" * 300_000]})
+    with stage.driven(sweep):
+        pass
+    assert sweep[0].status is RunStatus.FAILED
+    assert "Argument list too long" in str(sweep[0].message)
+
+
 def test_secrets_stay_where_they_were_given(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     """In no log, no message, no file, and nothing that is shown."""
     caplog.set_level(logging.DEBUG)
@@ -424,6 +443,26 @@ child.finish(loss=1)
 """
     done = run_by_hand(program)
     assert (done.returncode, done.stderr, file.read_bytes()) == (0, "", b"")
+
+
+def test_the_child_side_takes_no_other_socket_for_its_own() -> None:
+    """Nor does what it starts itself: the variables are gone once they were read."""
+    program = """
+import importlib, os, socket
+ours, theirs = socket.socketpair()
+name = {"SWEEPSTATE_CHANNEL": str(theirs.fileno()), "SWEEPSTATE_CHANNEL_INODE": str(os.fstat(theirs.fileno()).st_ino)}
+ours.setblocking(False)
+for inode in ("1", name["SWEEPSTATE_CHANNEL_INODE"]):
+    os.environ.update(name, SWEEPSTATE_CHANNEL_INODE=inode)
+    importlib.reload(child).finish(loss=1)
+    assert not {*name} & {*os.environ}
+    try:
+        print(ours.recv(100))
+    except BlockingIOError:
+        print("nothing")
+"""
+    done = run_by_hand(program)
+    assert done.stdout == 'nothing\nb\'{"finish": {"loss": 1}}\\n\'\n', done.stderr
 
 
 def test_a_signal_handler_may_speak_while_the_program_does(stage: Stage) -> None:
