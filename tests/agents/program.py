@@ -73,6 +73,16 @@ def have_grandchildren(config: dict[str, Any]) -> None:
         wait_for(HERE / "never")
 
 
+def leave_a_daemon(_config: dict[str, Any]) -> None:
+    """Fork one that begins a session of its own, and keeps all that is open here."""
+    if os.fork() == 0:
+        os.setsid()
+        (HERE / "ready").touch()
+        wait_for(HERE / "go")
+        os._exit(0)
+    wait_for(HERE / "ready")
+
+
 def flood(config: dict[str, Any]) -> None:
     line = b"x" * 1023 + b"\n"
     for _ in range(config["megabytes"] * 512):

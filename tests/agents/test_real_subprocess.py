@@ -140,6 +140,19 @@ def test_no_grandchild_outlives_its_run(stage: Stage) -> None:
     assert alive[-1] == []
 
 
+def test_a_daemon_that_keeps_all_that_is_open_keeps_no_end_from_being_seen(stage: Stage) -> None:
+    """It is of no group of ours, so it goes on; the run has ended with its program."""
+    sweep = stage.sweep(stage.agent(poll=60.0), {"do": ["leave_a_daemon"], "x": [0]})
+    began = time.monotonic()
+    with stage.driven(sweep):
+        pass
+    assert time.monotonic() - began < 50.0
+    assert sweep[0].status is RunStatus.FINISHED
+    assert len(stage.executing()) == 1
+    stage.let_go(0)
+    until(lambda: not stage.executing())
+
+
 def test_cancel_ends_every_process_of_every_group_under_load(stage: Stage) -> None:
     """Twenty programs with grandchildren that ignore SIGTERM: within 2 s none of them executes."""
     script = 'trap "" TERM; sleep 300 & sh -c \'trap "" TERM; sleep 300 & wait\' & wait'
