@@ -126,6 +126,8 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         self._wake: Final = threading.Event()
         self._interrupts = 0
         self._obeyed = 0
+        # Whether it is not known of every begun attempt of ours who executes it.
+        self._unsettled = True
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {len(self._executions)} executing>"
@@ -203,6 +205,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
             begun = ()
             run.gone()  # killed or handed on since it was ordered: nothing executes
         except BaseException:
+            self._unsettled = True  # it may have begun, and is launched by nobody
             self._discard(prepared)
             raise
         if not begun:
@@ -280,13 +283,13 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
 
     def _drive(self, sweep: Sweep) -> None:
         away: float | None = None  # since when the storage has not answered
-        recovered = False
+        self._unsettled = True
         while True:
             try:
                 self._obey_interrupts()
-                if not recovered:
+                if self._unsettled:
+                    self._unsettled = False
                     self._recover(sweep)
-                    recovered = True
                 self._look_after_all()
                 pause = self._tick(sweep)
                 if self._is_over(sweep):
@@ -302,7 +305,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
                 if now - away > self._patience:
                     raise
                 _log.warning("agent %r: the storage does not answer, trying again: %s", self.name, error)
-                recovered = False  # a start whose answer was lost may have begun, and been launched by nobody
+                self._unsettled = True
                 pause = max(self._poll, min(_SLOWEST_BEAT, (now - away) / 4))
             if pause > 0:
                 self._wait(pause)
@@ -421,9 +424,9 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
             signal.signal(signal.SIGINT, before)
 
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
-        # Only noted: a handler that called the storage might wait for the very thread that it interrupted.
+        # Only noted: a handler that called the storage, or set the event that is waited for, might wait for a lock that
+        # the very thread has which it interrupted.
         self._interrupts += 1
-        self._wake.set()
 
     def _obey_interrupts(self) -> None:
         """Take no more runs; then ask what executes to stop; then end it."""
