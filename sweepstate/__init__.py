@@ -57,6 +57,7 @@ from .sweep import Sweep
 
 if TYPE_CHECKING:
     from .aio import AsyncRun, AsyncSweep
+    from .diagnosis import health
     from .storage.sqlalchemy import AsyncSQLAlchemyStorage as AsyncSQLAlchemyStorage
     from .storage.sqlalchemy import SQLAlchemyStorage as SQLAlchemyStorage
     from .storage.sqlite import SQLiteStorage
@@ -133,6 +134,7 @@ __all__ = [
     "Wait",
     "events",
     "from_dict",
+    "health",
     "replay",
     "to_dict",
 ]
@@ -143,6 +145,7 @@ _LATER = {
     "AsyncSweep": "aio",
     "SQLiteStorage": "storage.sqlite",
     "ThreadedStorage": "storage.threaded",
+    "health": "diagnosis",
 }
 
 #: The same, of extras: not in ``__all__``, or a star would need what they need.

@@ -43,6 +43,7 @@ ROOMS = {
     "shell": {"core", "hooks", "handles"},
     "run": {"core", "handles", "shell"},
     "explain": {"core"},
+    "diagnosis": {"core"},
     "delivery": {"core", "hooks", "handles", "shell", "run"},
     # A sweep without a storage gets one in memory, and one that is opened rebuilds its search from plain data.
     "sweep": {"core", "hooks", "handles", "shell", "run", "explain", "delivery", "search", "storage"},
@@ -64,6 +65,7 @@ TYPE_CHECKING = {
     ("hooks", "aio"),
     ("hooks", "handles"),
     ("agent", "run"),  # what a function is given
+    ("diagnosis", "sweep"),
     ("agent", "sweep"),  # what an agent drives
 }
 
