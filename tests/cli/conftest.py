@@ -50,6 +50,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     def call(*words: str) -> Said:
         capsys.readouterr()
         code = main(words)
-        return Said(code, *capsys.readouterr())
+        out, err = capsys.readouterr()
+        return Said(code, out, err)
 
     return call
