@@ -48,10 +48,11 @@ def live(screen: Console) -> Live:
 def write(screen: Console, *parts: RenderableType) -> None:
     """Write to standard output.
 
-    Not by the console: that one ends the process if the pipe is closed, and ends lines with blanks.
+    Not by the console: that one ends the process if the pipe is closed, and ends lines with blanks. Lines of
+    text are folded by the terminal, which gives an id back whole to whoever copies it; cells are folded here.
     """
     with screen.capture() as captured:
-        screen.print(*parts, sep="\n")
+        screen.print(*parts, sep="\n", soft_wrap=True)
     lines = captured.get().split("\n")
     sys.stdout.write("\n".join(line.rstrip() for line in lines))
     sys.stdout.flush()

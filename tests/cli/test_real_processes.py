@@ -148,6 +148,17 @@ def test_a_watch_on_a_terminal_ends_when_the_sweep_is_done(environment: dict[str
     assert b"FINISHED" in seen
 
 
+def test_on_a_narrow_terminal_ids_are_not_cut(environment: dict[str, str]) -> None:
+    """The terminal folds the rows."""
+    with SQLiteStorage(environment["SWEEPSTATE_STORAGE"]) as storage:
+        new_sweep(storage, id="resnet-50/" * 9)
+    for words in (["list"], ["status", "resnet-50/" * 9]):
+        with on_a_terminal(words, {**environment, "COLUMNS": "40"}) as (process, terminal):
+            seen = read_until(terminal, b"s299" if words == ["list"] else b"silent runs")
+            assert ended(process) == (0, "")
+        assert b"resnet-50/" * 9 in seen
+
+
 @pytest.mark.parametrize(("variables", "colours"), [({}, 1), ({"NO_COLOR": "1"}, 0)])
 def test_a_terminal_has_colours_unless_they_are_not_wanted(
     environment: dict[str, str], variables: dict[str, str], colours: int

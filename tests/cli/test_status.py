@@ -24,9 +24,10 @@ from sweepstate import (
     Sweep,
     SweepState,
 )
-from sweepstate.cli import commands
+from sweepstate.cli import commands, tables
 from sweepstate.cli.look import Look, look_at
 from sweepstate.core.questions import InStatus, RunQuery, Silent
+from sweepstate.core.values import FrozenDict
 from sweepstate.testing import ManualClock
 from tests.cli.conftest import Cli
 from tests.support.sqlite import new_sweep, take
@@ -442,6 +443,17 @@ def test_nothing_that_is_stored_reaches_the_terminal_raw(cli: Cli, monkeypatch: 
     assert "\\x1b" in shown
     assert "\\u202e" in shown
     assert all(sign.isprintable() for line in shown.split("\n") for sign in line)
+
+
+def test_nor_does_an_id_that_no_sweep_of_this_library_has(capsys: pytest.CaptureFixture[str]) -> None:
+    storage = MemoryStorage()
+    new_sweep(storage)
+    look = look_at(storage, "s", 20)
+    strange = attrs.evolve(look, sweep=attrs.evolve(look.sweep, id="s\x1b[2J\n", search=FrozenDict(name="\x07")))
+    tables.write(tables.console(), tables.status_view(strange))
+    shown = capsys.readouterr().out
+    assert shown.startswith("sweep s\\x1b[2J\\n  RUNNING\n")
+    assert "search \\x07 of 20 points" in shown
 
 
 def test_a_sign_that_the_output_lacks_is_escaped(tmp_path: Path) -> None:
