@@ -144,6 +144,9 @@ def agent(arguments: Namespace) -> None:
         state = handle.refresh().state
         counts = [f"{count:,} {status.lower()}" for status, count in state.counts.items() if count]
         say(printable(f"sweep {handle.id!r} is {state.status}: {', '.join([_runs(state.created), *counts])}"))
+        if not state.done:
+            # The agent has met Ctrl-C itself, and gone when its runs had ended; whoever called is to know of it.
+            raise KeyboardInterrupt
 
 
 def _bound(handle: Sweep, most: int | None) -> None:

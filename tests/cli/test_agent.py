@@ -118,6 +118,15 @@ def test_a_sweep_that_is_not_there_is_an_error(storage: SQLiteStorage, cli: Cli)
     assert "there is no sweep 's'" in said.err
 
 
+def test_an_agent_that_goes_before_the_sweep_is_done_was_interrupted(
+    storage: SQLiteStorage, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first Ctrl-C it takes no more runs, and returns when those that execute have ended."""
+    new_sweep(storage, max_active=1)
+    monkeypatch.setattr(FakeSubprocessAgent, "drive", lambda self, sweep: None)
+    assert cli("agent", "s", "--", "true") == (130, "sweep 's' is RUNNING: 0 runs\n", "")
+
+
 def test_an_interrupt_that_leaves_the_drive_exits_130(
     storage: SQLiteStorage, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
