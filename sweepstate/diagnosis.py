@@ -73,6 +73,12 @@ class Evidence:
     others: int
     chance: float
 
+    def __str__(self) -> str:
+        text = f"{self.failed} of {self.of} failed"
+        if self.others:
+            text += f", of the others {self.others_failed} of {self.others}"
+        return text + f" (chance {self.chance:.2g})"
+
 
 @attrs.frozen
 class AgentHealth:
@@ -289,13 +295,6 @@ def _lines(found: Health) -> Iterator[str]:
         yield f"    {group.count} {group.status}, {group.cause} (runs {runs}{', ...' if group.count > 5 else ''}){said}"
     for each in found.agents:
         mark = "; look at its machine" if each.suspect else ""
-        yield f"  agent {each.agent}: {_told(each.evidence)}{mark}"
+        yield f"  agent {each.agent}: {each.evidence}{mark}"
     for suspect in found.suspects:
-        yield f"  {suspect.parameter} = {suspect.value}: {_told(suspect.evidence)}"
-
-
-def _told(evidence: Evidence) -> str:
-    text = f"{evidence.failed} of {evidence.of} failed"
-    if evidence.others:
-        text += f", of the others {evidence.others_failed} of {evidence.others}"
-    return text + f" (chance {evidence.chance:.2g})"
+        yield f"  {suspect.parameter} = {suspect.value}: {suspect.evidence}"

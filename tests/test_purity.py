@@ -59,7 +59,7 @@ ROOMS = {
 ROOMS["__init__"] = set(ROOMS)
 ROOMS["testing"] = {*ROOMS}
 # An edge: it makes of a line of text what a user would write with the library. Agents it imports when they are needed.
-ROOMS["cli"] = {"core", "hooks", "handles", "sweep", "storage", "agent"}
+ROOMS["cli"] = {"core", "hooks", "handles", "sweep", "diagnosis", "storage", "agent"}
 ROOMS["__main__"] = {"cli"}  # python -m sweepstate
 
 #: Imports for type checkers only, which may look the other way.

@@ -13,12 +13,17 @@ from typing import Any, Final
 import attrs
 
 from ..core.decide.settle import tripped
+from ..core.events import Event
 from ..core.questions import InStatus, Silent
 from ..core.state import RunState, SweepState
 from ..core.status import RunStatus
+from ..diagnosis import Evidence, diagnose
+from ..diagnosis import Health as Diagnosis
 from ..hooks import Catalog, Heartbeats, Storage, Timekeeper
 
 _PAGE: Final = 256
+#: So many events are looked at for causes, agents and hyperparameters: the newest ones.
+_HISTORY: Final = 2_000
 
 
 @attrs.frozen
@@ -56,7 +61,7 @@ class LimitUse:
 
 @attrs.frozen
 class Health:
-    """What a person looks at before choosing pause, stop or cancel, as far as the snapshot has it.
+    """What a person looks at before choosing pause, stop or cancel.
 
     Attributes:
         ended: how many ended runs the failure rule has seen since the sweep was created or reopened.
@@ -65,6 +70,7 @@ class Health:
         trips: why the failure rule trips; empty if it does not, or if there is none.
         limits: those that are set.
         silent: indexes of runs that promised heartbeats, and were silent for longer than the timeout.
+        newest: what the newest history says of causes, agents and hyperparameters.
     """
 
     ended: int
@@ -73,6 +79,7 @@ class Health:
     trips: str
     limits: tuple[LimitUse, ...]
     silent: tuple[int, ...]
+    newest: Diagnosis
 
     @property
     def failure_rate(self) -> float | None:
@@ -122,7 +129,15 @@ def look_at(storage: Storage, sweep_id: str, rows: int) -> Look:
     now = max(storage.now() if isinstance(storage, Timekeeper) else time.time(), sweep.at)
     active = _active(storage, sweep, rows)
     silent = _silent(storage, sweep, now, active, rows)
-    return Look(sweep, now, active, max(sweep.active - len(active), 0), health(sweep, now, silent))
+    newest = diagnose(sweep, _history(storage, sweep))
+    return Look(sweep, now, active, max(sweep.active - len(active), 0), _health(sweep, now, silent, newest))
+
+
+def _history(storage: Storage, sweep: SweepState) -> Iterator[Event]:
+    after = max(sweep.events - _HISTORY, 0)
+    while page := storage.events(sweep.id, after=after, limit=_PAGE):
+        yield from page
+        after = page[-1].number
 
 
 def _active(storage: Storage, sweep: SweepState, rows: int) -> tuple[ActiveRun, ...]:
@@ -158,14 +173,7 @@ def _silent(storage: Storage, sweep: SweepState, now: float, active: Sequence[Ac
     return tuple(sorted(found))
 
 
-def health(sweep: SweepState, now: float, silent: tuple[int, ...]) -> Health:
-    """Return what the snapshot says of a sweep's health; causes, agents and configurations are not looked at.
-
-    Args:
-        sweep: its snapshot.
-        now: POSIX seconds.
-        silent: indexes of silent runs.
-    """
+def _health(sweep: SweepState, now: float, silent: tuple[int, ...], newest: Diagnosis) -> Health:
     limits = sweep.limits
     uses = [
         LimitUse(name, limit, used)
@@ -177,7 +185,7 @@ def health(sweep: SweepState, now: float, silent: tuple[int, ...]) -> Health:
         if limit is not None
     ]
     trips = "" if limits.failure is None else tripped(sweep, limits.failure)
-    return Health(sweep.rule_ended, sweep.rule_failed, sweep.rule_streak, trips, tuple(uses), silent)
+    return Health(sweep.rule_ended, sweep.rule_failed, sweep.rule_streak, trips, tuple(uses), silent, newest)
 
 
 # --- as plain data --------------------------------------------------------------------------------
@@ -240,4 +248,26 @@ def _plain_health(found: Health) -> dict[str, Any]:
             {"name": use.name, "limit": use.limit, "used": use.used, "reached": use.reached} for use in found.limits
         ],
         "silent": list(found.silent),
+        "causes": [
+            {
+                "status": group.status.value,
+                "cause": group.cause.value,
+                "count": group.count,
+                "message": group.message,
+                "runs": list(group.runs),
+            }
+            for group in found.newest.causes
+        ],
+        "agents": [
+            {"agent": each.agent, "suspect": each.suspect, **_plain_evidence(each.evidence)}
+            for each in found.newest.agents
+        ],
+        "suspects": [
+            {"parameter": each.parameter, "value": each.value, **_plain_evidence(each.evidence)}
+            for each in found.newest.suspects
+        ],
     }
+
+
+def _plain_evidence(evidence: Evidence) -> dict[str, Any]:
+    return attrs.asdict(evidence)

@@ -137,6 +137,15 @@ def _health(found: Health) -> Table:
         )
     silent = ", ".join(str(index) for index in found.silent)
     table.add_row("silent runs", Text(silent, "red") if silent else "none")
+    for group in found.newest.causes:
+        runs = ", ".join(str(index) for index in group.runs) + (", ..." if group.count > len(group.runs) else "")
+        said = f": {printable(show(group.message, _CONFIG))}" if group.message else ""
+        table.add_row(f"{group.count:,} {group.status}", f"{group.cause}, runs {runs}{said}")
+    for each in found.newest.agents:
+        mark = "; look at its machine" if each.suspect else ""
+        table.add_row(f"agent {printable(each.agent)}", Text(f"{each.evidence}{mark}", "red" if mark else ""))
+    for suspect in found.newest.suspects:
+        table.add_row(printable(suspect.parameter), Text(f"{printable(suspect.value)}: {suspect.evidence}", "red"))
     return table
 
 

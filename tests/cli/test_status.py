@@ -132,6 +132,9 @@ def test_status_shows_counts_active_runs_and_health(cli: Cli) -> None:
         "run_cap 7 of 30",
         "max_active 4 of 8",
         "silent runs none",
+        "2 FINISHED success, runs 1, 0",
+        "1 FAILED error, runs 2: 'boom'",
+        "agent gpu-7 1 of 3 failed (chance 1)",
     ]
 
 
@@ -177,6 +180,22 @@ def test_status_as_json_has_the_same(cli: Cli) -> None:
             {"name": "max_active", "limit": 8, "used": 4, "reached": False},
         ],
         "silent": [],
+        "causes": [
+            {"status": "FINISHED", "cause": "success", "count": 2, "message": None, "runs": [1, 0]},
+            {"status": "FAILED", "cause": "error", "count": 1, "message": "boom", "runs": [2]},
+        ],
+        "agents": [
+            {
+                "agent": "gpu-7",
+                "suspect": False,
+                "failed": 1,
+                "of": 3,
+                "others_failed": 0,
+                "others": 0,
+                "chance": pytest.approx(1.0),
+            }
+        ],
+        "suspects": [],
     }
 
 
@@ -308,6 +327,7 @@ class Watched(MemoryStorage):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[tuple[str, int]] | None = None
+        self.read = 0
 
     def __enter__(self) -> Self:
         return self
@@ -322,8 +342,9 @@ class Watched(MemoryStorage):
         return super().runs(sweep_id, query, after=after, limit=limit)
 
     def events(self, sweep_id: str, *, after: int = 0, limit: int) -> Any:
-        assert self.asked is None, "the history is not read"
-        return super().events(sweep_id, after=after, limit=limit)
+        found = super().events(sweep_id, after=after, limit=limit)
+        self.read += len(found)
+        return found
 
 
 @pytest.mark.parametrize("runs", [30, 3_000])
@@ -335,12 +356,13 @@ def test_what_is_read_does_not_grow_with_the_runs(cli: Cli, monkeypatch: pytest.
         run.start()
         if n % 3:
             run.finish()
-    storage.asked = []
+    storage.asked, storage.read = [], 0
     monkeypatch.setattr(commands, "open_storage", lambda place: storage)
     seen = json.loads(cli("status", "s", "--json", "--rows", "5").out)
     assert len(seen["active"]) == 5
     assert seen["active_more"] == runs // 3 - 5
     assert storage.asked == [("InStatus", 5), ("Silent", 5)]
+    assert storage.read <= 2_000
     assert cli("list").code == 0
     assert len(storage.asked) == 2
     storage.asked = None

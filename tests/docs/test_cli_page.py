@@ -116,16 +116,19 @@ def keys_of(value: object) -> Iterator[str]:
 
 
 def test_the_page_lists_the_keys_of_json_and_no_others() -> None:
-    limits = Limits(run_cap=10, failure=FailureRule(streak=3))
+    limits = Limits(run_cap=100, failure=FailureRule(streak=99))
     storage = MemoryStorage()
-    sweep = Sweep(Grid({"x": [1, 2]}), id="s", storage=storage, limits=limits, objective=Objective("loss"))
-    for _ in range(2):
-        run = sweep.next_run()
-        assert run
-        run.start()
-    sweep[0].finish(loss=1.0)
-    rows = re.findall(
-        r"^\| [^|]+ \| (`id`.*|`created`.*|`run`.*|`seen_at`.*|`ended`.*|`name`.*) \|$", TEXT, re.MULTILINE
-    )
+    search = Grid({"x": [1, 2], "seed": range(40)})
+    sweep = Sweep(search, id="s", storage=storage, limits=limits, objective=Objective("loss"))
+    for run in sweep:
+        if run.index == 70:
+            break
+        if run.config["x"] == 1:
+            run.finish(loss=1.0)
+        else:
+            run.fail("out of memory")
+    sweep.next_run()
+    firsts = "id|created|run|seen_at|ended|name|status|agent|parameter"
+    rows = re.findall(rf"^\| [^|]+ \| (`(?:{firsts})`.*) \|$", TEXT, re.MULTILINE)
     listed = [key for row in rows for key in re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", row))]
     assert set(listed) == set(keys_of(plain_look(look_at(storage, "s", 20))))
