@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from .agent.slots import Slots
     from .agent.subprocess import SubprocessAgent
     from .aio import AsyncRun, AsyncSweep
+    from .diagnosis import health
     from .storage.sqlalchemy import AsyncSQLAlchemyStorage as AsyncSQLAlchemyStorage
     from .storage.sqlalchemy import SQLAlchemyStorage as SQLAlchemyStorage
     from .storage.sqlite import SQLiteStorage
@@ -137,6 +138,7 @@ __all__ = [
     "Wait",
     "events",
     "from_dict",
+    "health",
     "replay",
     "to_dict",
 ]
@@ -149,6 +151,7 @@ _LATER = {
     "Slots": "agent.slots",
     "SubprocessAgent": "agent.subprocess",
     "ThreadedStorage": "storage.threaded",
+    "health": "diagnosis",
 }
 
 #: The same, of extras: not in ``__all__``, or a star would need what they need.

@@ -154,6 +154,8 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         self._wake: Final = Bell()
         self._interrupts = 0
         self._obeyed = 0
+        # Whether it is not known of every begun attempt of ours who executes it.
+        self._unsettled = True
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {len(self._executions)} executing>"
@@ -246,6 +248,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
             begun = ()
             run.gone()  # killed or handed on since it was ordered: nothing executes
         except BaseException:
+            self._unsettled = True  # it may have begun, and is launched by nobody
             self._discard(prepared)
             raise
         if not begun:
@@ -323,13 +326,13 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
 
     def _drive(self, sweep: Sweep) -> None:
         away: float | None = None  # since when the storage has not answered
-        recovered = False
+        self._unsettled = True
         while True:
             try:
                 self._obey_interrupts()
-                if not recovered:
+                if self._unsettled:
+                    self._unsettled = False
                     self._recover(sweep)
-                    recovered = True
                 self._look_after_all()
                 pause = self._tick(sweep)
                 if self._is_over(sweep):
@@ -345,7 +348,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
                 if now - away > self._patience:
                     raise
                 _log.warning("agent %r: the storage does not answer, trying again: %s", self.name, error)
-                recovered = False  # a start whose answer was lost may have begun, and been launched by nobody
+                self._unsettled = True
                 pause = max(self._poll, min(_SLOWEST_BEAT, (now - away) / 4))
             if pause > 0:
                 self._wait(pause)

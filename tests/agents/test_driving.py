@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 import pytest
 
 from sweepstate import (
     Cause,
+    Change,
+    Event,
     Grid,
     InvalidValue,
     Limits,
     MemoryStorage,
+    OutcomeUnknown,
     Run,
     RunStatus,
     StorageError,
@@ -23,6 +26,7 @@ from sweepstate import (
     SweepStatus,
 )
 from sweepstate.agent.driving import Bell, DrivenAgent, Execution, NoRoom, Report, Trace
+from sweepstate.core.events import RunStarted
 from sweepstate.hooks import Start
 from sweepstate.testing.clock import ManualClock
 
@@ -372,6 +376,38 @@ def test_an_outage_that_lasts_too_long_is_raised_and_nothing_is_ended(clock: Man
     agent.drive(sweep)
     assert not any(text.startswith("end") for text in agent.said)
     assert sweep[0].status is RunStatus.FINISHED
+
+
+def test_a_start_whose_answer_is_lost_is_settled_by_what_is_found(clock: ManualClock) -> None:
+    """It may have begun, and nobody executes it; that is found out without waiting for silence."""
+    agent = Pretending(finishing, clock)
+    agent.found = Trace.GONE
+    storage = Forgetful()
+    limits = Limits(max_active=1, retries={RunStatus.CRASHED: 1})
+    sweep = Sweep(Grid({"x": [1]}), id="s", agent=agent, clock=clock, storage=storage, limits=limits)
+    began = clock()
+    agent.drive(sweep)
+    assert "discard prepared" in agent.said
+    assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 2)
+    assert clock() - began < 30
+
+
+class Forgetful(MemoryStorage):
+    """Writes the first start of a run, and cannot say so."""
+
+    forgot = 0
+
+    def commit(self, change: Change) -> None:
+        super().commit(change)
+        if self.forgot < 2 and any(isinstance(event, RunStarted) for event in change.events):
+            self.forgot += 1
+            raise OutcomeUnknown("the connection was lost")
+
+    def events(self, sweep_id: str, *, after: int = 0, limit: int) -> Sequence[Event]:
+        if self.forgot == 1:
+            self.forgot = 2
+            raise StorageError("still away")
+        return super().events(sweep_id, after=after, limit=limit)
 
 
 def test_what_executes_for_a_deleted_sweep_is_ended(clock: ManualClock) -> None:
