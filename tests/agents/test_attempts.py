@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sweepstate.agent._attempts import Place, Record, Workdir, directory_name
@@ -71,6 +71,10 @@ def test_a_workdir_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @given(IDS)
+@example(".")
+@example("..")
+@example("a/../../b")
+@example("\u00e9" * 200)
 def test_every_id_is_one_name_below_the_workdir(sweep_id: str) -> None:
     name = directory_name(sweep_id)
     assert Path("/work", name).parent == Path("/work")
@@ -79,6 +83,8 @@ def test_every_id_is_one_name_below_the_workdir(sweep_id: str) -> None:
 
 
 @given(IDS, IDS)
+@example(".a", "%2Ea")
+@example("x" * 199 + "y", "x" * 200)
 def test_different_ids_have_different_names(one: str, other: str) -> None:
     assert (directory_name(one) == directory_name(other)) is (one == other)
 
@@ -86,6 +92,21 @@ def test_different_ids_have_different_names(one: str, other: str) -> None:
 def test_a_configuration_is_written_as_json(place: Place) -> None:
     place.write_config({"x": (1, 2)})
     assert json.loads(place.config.read_text()) == {"x": [1, 2]}
+
+
+def test_a_record_that_cannot_be_written_leaves_the_old_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, and no draft beside it."""
+    place.write_record(RECORD)
+
+    def refuse(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refuse)
+        with pytest.raises(OSError, match="no space"):
+            place.write_record(Record("newer", (), None))
+    assert place.read_record() == RECORD
+    assert len(list(place.directory.iterdir())) == 1
 
 
 # --- the tail -------------------------------------------------------------------------------------

@@ -90,6 +90,16 @@ def test_a_line_without_an_end_is_not_kept(channel: Channel) -> None:
     assert channel.preempting
 
 
+def test_the_end_of_a_line_that_was_too_long_is_no_message(channel: Channel) -> None:
+    """Though it looks like one."""
+    say(channel, b"x" * LONGEST_LINE)
+    say(channel, b"x")
+    say(channel, b'{"preempting": true}\n')
+    assert not channel.preempting
+    say(channel, b'{"preempting": true}\n')
+    assert channel.preempting
+
+
 def test_infinite_losses_are_numbers(channel: Channel) -> None:
     """A training that diverges says so."""
     say(channel, json.dumps({"finish": {"loss": float("inf")}}).encode() + b"\n")

@@ -18,6 +18,7 @@ from sweepstate.agent._attempts import Record
 from sweepstate.agent._executions import TOKEN, Orphan
 from sweepstate.agent._processes import Identity, machine
 from sweepstate.agent.driving import Trace
+from sweepstate.hooks import Kill
 from sweepstate.testing.laws import check_laws
 from tests.agents.processes import PATIENCE, POINTS, ROOT, Stage, until
 
@@ -183,6 +184,23 @@ def test_an_orphan_is_found_by_its_record_or_by_its_environment(stage: Stage, de
     assert stage.executing() == []
     assert slots.free == 2
     assert agent._workdir.place("s", 0, 1).read_record() is None
+
+
+def test_an_order_to_kill_an_orphan_ends_it(stage: Stage, dead: Identity) -> None:
+    """Though it is delivered before the sweep is driven again."""
+    run = begun_by(stage, name_of(dead))
+    agent = stage.agent(name="orchestrator")
+    orphan = subprocess.Popen(["sleep", "300"], env={**os.environ, **stage.env, TOKEN: run.token})
+    until(lambda: len(stage.executing()) == 1)
+    run.kill()
+    agent.kill(Kill(run))
+    assert orphan.wait(PATIENCE) == -signal.SIGKILL
+
+    def over() -> bool:
+        agent._look_after_all()
+        return run.refresh().state.lease is None
+
+    until(over)
 
 
 def test_what_an_orchestrator_that_lives_executes_is_left_alone(

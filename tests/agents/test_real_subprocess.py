@@ -19,7 +19,19 @@ from typing import Any
 
 import pytest
 
-from sweepstate import Cause, Grid, Objective, Run, RunStatus, Slots, Sweep, SweepStatus
+from sweepstate import (
+    Cause,
+    Grid,
+    MemoryStorage,
+    Objective,
+    Run,
+    RunStatus,
+    Slots,
+    StorageError,
+    Sweep,
+    SweepState,
+    SweepStatus,
+)
 from sweepstate.agent import child
 from sweepstate.agent._attempts import Place, Record
 from sweepstate.core.events import RunEnded, RunRequeued
@@ -377,6 +389,37 @@ def test_what_a_program_reports_arrives_and_nonsense_does_no_harm(stage: Stage) 
         stage.let_go(0, 1)
     assert [dict(run.metrics) for run in sweep.runs()] == [{"loss": 0.25}, {}]
     assert sweep.counts[RunStatus.FINISHED] == 2
+
+
+class Away(MemoryStorage):
+    """Does not answer while it is away."""
+
+    away = False
+
+    def sweep(self, sweep_id: str) -> SweepState:
+        if self.away:
+            raise StorageError("away")
+        return super().sweep(sweep_id)
+
+
+def test_an_outage_of_the_storage_loses_neither_metrics_nor_the_end(stage: Stage) -> None:
+    """What was said meanwhile is said again."""
+    agent = stage.agent(poll=0.02)
+    storage = Away()
+    space = {"do": ["talk"], "finish": [True]}
+    sweep = Sweep(Grid(space), id="s", agent=agent, storage=storage)
+    with stage.driven(sweep):
+        until(stage.executing)
+        storage.away = True
+        stage.wait_ready(0)
+        time.sleep(0.1)
+        storage.away = False
+        until(lambda: sweep[0].metrics.get("step") == 199)
+        storage.away = True
+        stage.let_go(0)
+        until(lambda: not stage.executing())
+        storage.away = False
+    assert sweep[0].metrics == {"loss": 0.25}
 
 
 def test_finish_decides_about_the_objective(stage: Stage) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from sweepstate import InvalidValue, Slots, SubprocessAgent
+from sweepstate import Grid, InvalidValue, Limits, Run, RunStatus, Slots, SubprocessAgent, Sweep
+from sweepstate.hooks import Start
 
 
 @pytest.mark.parametrize(
@@ -66,3 +67,43 @@ def test_it_wants_no_more_runs_than_its_slots_serve() -> None:
     assert not agent.accepting
     slots.give_back(taken)
     assert agent.accepting
+
+
+def test_a_run_whose_slot_another_agent_took_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It wanted the run when there was a slot; that there is none now is no failed launch."""
+    slots = Slots([0])
+    agent = SubprocessAgent(["true"], slots=slots, workdir=tmp_path)
+    sweep = Sweep(Grid({"x": [1]}), limits=Limits(launch_attempts=1))
+    run = sweep.next_run(agent.name)
+    assert isinstance(run, Run)
+    slots.take()
+    with monkeypatch.context() as patch:
+        patch.setattr(agent, "_has_room", lambda: True)
+        agent.start(Start(run))
+    assert (sweep[0].status, sweep[0].attempt, sweep[0].state.held) == (RunStatus.PENDING, 2, False)
+
+
+def test_what_cannot_be_prepared_keeps_no_slot(tmp_path: Path) -> None:
+    """However often it is tried."""
+    slots = Slots([0, 1])
+    agent = SubprocessAgent(["no-such-program-anywhere"], slots=slots, workdir=tmp_path)
+    sweep = Sweep(Grid({"x": [1]}))
+    run = sweep.next_run(agent.name)
+    assert isinstance(run, Run)
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError, match="no-such-program-anywhere"):
+            agent.start(Start(run))
+    assert slots.free == 2
+
+
+def test_a_run_that_somebody_else_has_begun_keeps_no_slot(tmp_path: Path) -> None:
+    """Nothing is started, and nothing of theirs is touched."""
+    slots = Slots([0])
+    agent = SubprocessAgent(["true"], slots=slots, workdir=tmp_path)
+    sweep = Sweep(Grid({"x": [1]}))
+    run = sweep.next_run(agent.name)
+    assert isinstance(run, Run)
+    run.start("somebody else")
+    agent.start(Start(sweep[0]))
+    assert slots.free == 1
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
