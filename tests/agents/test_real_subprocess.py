@@ -391,6 +391,23 @@ def test_what_a_program_reports_arrives_and_nonsense_does_no_harm(stage: Stage) 
     assert sweep.counts[RunStatus.FINISHED] == 2
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        """echo '{"report": {"loss": 2}}' >&$SWEEPSTATE_CHANNEL; echo '{"finish": {"loss": 1}}' >&$SWEEPSTATE_CHANNEL""",
+        """"$PYTHON" -c 'from sweepstate.agent import child; child.finish(loss=1)'; exit $?""",
+    ],
+    ids=["a shell", "a program that a shell has started"],
+)
+def test_any_language_can_speak_and_a_shell_may_be_in_between(stage: Stage, script: str) -> None:
+    """It is a descriptor, and a line."""
+    agent = stage.agent(["sh", "-c", script], arguments=False, env={"PYTHON": sys.executable}, poll=0.05)
+    sweep = stage.sweep(agent, {"x": [0]})
+    with stage.driven(sweep):
+        pass
+    assert (sweep[0].status, sweep[0].metrics) == (RunStatus.FINISHED, {"loss": 1})
+
+
 class Away(MemoryStorage):
     """Does not answer while it is away."""
 
