@@ -394,14 +394,15 @@ def test_what_a_program_reports_arrives_and_nonsense_does_no_harm(stage: Stage) 
 @pytest.mark.parametrize(
     "script",
     [
-        """echo '{"report": {"loss": 2}}' >&$SWEEPSTATE_CHANNEL; echo '{"finish": {"loss": 1}}' >&$SWEEPSTATE_CHANNEL""",
+        # Not every shell: dash knows descriptors of one digit only.
+        """exec 9>&$SWEEPSTATE_CHANNEL; echo '{"report": {"loss": 2}}' >&9; echo '{"finish": {"loss": 1}}' >&9""",
         """"$PYTHON" -c 'from sweepstate.agent import child; child.finish(loss=1)'; exit $?""",
     ],
     ids=["a shell", "a program that a shell has started"],
 )
 def test_any_language_can_speak_and_a_shell_may_be_in_between(stage: Stage, script: str) -> None:
     """It is a descriptor, and a line."""
-    agent = stage.agent(["sh", "-c", script], arguments=False, env={"PYTHON": sys.executable}, poll=0.05)
+    agent = stage.agent(["bash", "-c", script], arguments=False, env={"PYTHON": sys.executable}, poll=0.05)
     sweep = stage.sweep(agent, {"x": [0]})
     with stage.driven(sweep):
         pass
