@@ -192,7 +192,10 @@ def _expand(part: str, filling: Filling) -> list[str]:
 def _inline(found: re.Match[str], filling: Filling) -> str:
     name = found[1]
     if name.startswith(_VARIABLE):
-        return filling.environment[name.removeprefix(_VARIABLE)]
+        variable = name.removeprefix(_VARIABLE)
+        if variable not in filling.environment:
+            raise InvalidValue("command", f"${{{name}}}: there is no such environment variable for this run")
+        return filling.environment[variable]
     if name in _INLINE:
         return _MACROS[name](filling)[0]
     return found[0]

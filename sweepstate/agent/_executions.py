@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import attrs
@@ -33,7 +34,7 @@ class Prepared:
 
     Attributes:
         place: its directory.
-        arguments: the program and its arguments.
+        arguments: returns the program and its arguments, for an environment.
         environment: its environment, but for what is known only when it is started.
         cwd: its current directory; None for the orchestrator's.
         slots: the slots that it has.
@@ -41,7 +42,7 @@ class Prepared:
     """
 
     place: Place
-    arguments: list[str]
+    arguments: Callable[[Mapping[str, str]], list[str]]
     environment: dict[str, str]
     cwd: str | None
     slots: tuple[str, ...]
@@ -129,7 +130,7 @@ def launch(prepared: Prepared, token: str) -> Group:
     environment = {**prepared.environment, TOKEN: token, **channel.variables()}
     with place.output.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - the user's program, without a shell
-            prepared.arguments,
+            prepared.arguments(environment),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -143,8 +144,10 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
             environment |= context(to_json(run.config), place, run.sweep_id, run.index, run.attempt)
             if self._slots is not None:
                 environment |= self._slots.variables(taken)
-            arguments = self._command.fill(run.config, str(place.config), environment)
-            _check_program(arguments[0], environment, self._cwd)
+            arguments = partial(self._command.fill, run.config, str(place.config))
+            # With the token of the execution that is not begun yet; it is put in when it is launched.
+            program = arguments({**environment, TOKEN: run.token})[0]
+            _check_program(program, environment, self._cwd)
             return Prepared(place, arguments, environment, self._cwd, taken, Channel())
         except BaseException:
             self._give_back(taken)
@@ -189,8 +192,7 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
     def _end(self, execution: Supervised) -> None:
         if isinstance(execution, Child):
             execution.group.send(signal.SIGKILL)
-        elif isinstance(execution, Orphan):
-            execution.end()
+        # An orphan was ended when it was found, and is again whenever it is looked at.
 
     # --- looking ----------------------------------------------------------------------------------
 

@@ -66,6 +66,12 @@ def test_variables_of_the_environment_may_stand_anywhere() -> None:
     assert filled(["${envvar:HOME}/bin/train", "${envvar:EMPTY}"], arguments=False) == ["/home/ada/bin/train", ""]
 
 
+def test_a_variable_that_is_gone_when_it_is_needed_is_told_by_its_run() -> None:
+    command = Command(["train", "${envvar:GONE}"], program=None, arguments=False, variables=frozenset({"GONE"}))
+    with pytest.raises(InvalidValue, match="GONE"):
+        command.fill({}, "config.json", {})
+
+
 def test_what_is_meant_for_a_shell_is_left_to_it() -> None:
     """Only a whole argument is taken for a macro that may be misspelt."""
     command = ["sh", "-c", "cd ${HOME:-/}; train --config ${args_json_file}"]

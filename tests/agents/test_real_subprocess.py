@@ -251,6 +251,17 @@ def test_a_program_finds_its_configuration_everywhere(stage: Stage, tmp_path: Pa
     assert sweep.run_of(env["SWEEPSTATE_RUN"]).index == 0
 
 
+def test_arguments_may_name_what_is_known_only_when_a_run_begins(stage: Stage) -> None:
+    """Its token, with the execution that it stands for."""
+    script = 'test "$1" = "$SWEEPSTATE_RUN" && test "$2" = 0.1'
+    where = "${envvar:SWEEPSTATE_INDEX}.${envvar:SWEEPSTATE_ATTEMPT}"
+    agent = stage.agent(["sh", "-c", script, "sh", "${envvar:SWEEPSTATE_RUN}", where], arguments=False, poll=0.05)
+    sweep = stage.sweep(agent, {"x": [0]})
+    with stage.driven(sweep):
+        pass
+    assert sweep[0].status is RunStatus.FINISHED
+
+
 def test_a_configuration_that_is_too_long_for_a_variable_is_in_the_file(stage: Stage) -> None:
     """Linux takes no more than 128 KiB in one; the child side finds it all the same."""
     program = "from sweepstate.agent import child; child.finish(n=len(child.config()['text']))"
