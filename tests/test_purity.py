@@ -63,6 +63,7 @@ TYPE_CHECKING = {
     ("hooks", "aio"),
     ("hooks", "handles"),
     ("agent", "run"),  # what a function is given
+    ("agent", "sweep"),  # what a worker is given
 }
 
 
