@@ -36,7 +36,7 @@ from .core.plain import from_dict, to_dict
 from .core.questions import Exhausted, Wait
 from .core.state import RunState, SweepState
 from .core.status import Cause, RunStatus, SweepStatus
-from .handles.run import StopRequested
+from .handles.run import ShouldStop
 from .handles.sweep import Tick
 from .hooks import Agent, Catalog, Clock, Heartbeats, History, Kill, Listener, Order, Search, Start, Stop, Storage
 from .run import Run
@@ -119,10 +119,10 @@ __all__ = [
     "SearchError",
     "SearchMismatch",
     "SearchMissing",
+    "ShouldStop",
     "StaleAttempt",
     "Start",
     "Stop",
-    "StopRequested",
     "Storage",
     "StorageError",
     "Sweep",

@@ -33,7 +33,7 @@ class Run(RunHandle[tuple[Event, ...], Answer, Shell]):
     Attributes:
         attempt: the attempt that this handle reports for.
         execution: which execution it reports for, if that was said.
-        stop_raises: whether ``report`` raises ``StopRequested`` when the execution should end; False
+        stop_raises: whether ``report`` raises ``ShouldStop`` when the execution should end; False
             unless it is set.
     """
 

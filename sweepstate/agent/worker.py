@@ -84,7 +84,7 @@ def work(
         stalled: for how many seconds to wait for a search that waits for something although nothing is active.
         patience: for how many seconds the storage may fail. Meanwhile everything is tried again, so that no end of
             a run is lost.
-        stop_raises: whether ``run.report`` raises ``StopRequested`` when the run should end; set on the handle
+        stop_raises: whether ``run.report`` raises ``ShouldStop`` when the run should end; set on the handle
             that the function is given, so reports by other handles do not raise.
         signals: whether Ctrl-C is taken in three steps, in the main thread: finish the current run and leave; ask
             it to stop; leave now.

@@ -30,7 +30,7 @@ _LAST_WORDS: Final[frozenset[Callable[..., object]]] = frozenset({core.end, core
 
 
 @attrs.define(slots=False, auto_exc=True)
-class StopRequested(SweepstateError):
+class ShouldStop(SweepstateError):
     """An execution should end, and asked to be told so by an exception: see ``Run.stop_raises``.
 
     Let it out of the function: the run that was asked to stop is then KILLED, as wanted.
@@ -58,7 +58,7 @@ class RunHandle(Generic[EventsT, AnswerT, ShellT]):
     Attributes:
         attempt: the attempt that this handle reports for.
         execution: which execution it reports for, if that was said.
-        stop_raises: whether ``report`` raises ``StopRequested`` when the execution should end.
+        stop_raises: whether ``report`` raises ``ShouldStop`` when the execution should end.
     """
 
     __slots__ = ("_mine", "_over", "_shell", "_state", "attempt", "entered", "execution", "stop_raises")
@@ -238,7 +238,7 @@ class RunHandle(Generic[EventsT, AnswerT, ShellT]):
 
         Raises:
             InvalidValue: a value is not a number.
-            StopRequested: the execution should end, and ``stop_raises`` is set; the metrics were kept.
+            ShouldStop: the execution should end, and ``stop_raises`` is set; the metrics were kept.
         """
         return self._sign(join(metrics, named), promise=False)
 
@@ -381,7 +381,7 @@ class RunHandle(Generic[EventsT, AnswerT, ShellT]):
     def _answered(self, answer: Answer, *, promise: bool) -> Answer:
         """Return what a sign of life was answered, or raise it, if it was a report and that was asked for."""
         if self.stop_raises and not promise and answer is not Answer.CONTINUE:
-            raise StopRequested(self.sweep_id, self.index, self.attempt, answer)
+            raise ShouldStop(self.sweep_id, self.index, self.attempt, answer)
         return answer
 
     # --- the shell -------------------------------------------------------------------------------
