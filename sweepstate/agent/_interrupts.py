@@ -110,7 +110,7 @@ class Interrupts:
         run with them, which is to be finished. SIGTERM is meant for the child alone, as ``Process.terminate`` sends it.
         """
         if number == signal.SIGTERM:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, self._before[signal.SIGTERM])
             os.kill(os.getpid(), number)
             return
         self._presses += 1

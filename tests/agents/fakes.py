@@ -116,3 +116,14 @@ class Shaky(MemoryStorage):
     def events(self, sweep_id: str, *, after: int = 0, limit: int) -> Sequence[Event]:
         self._meet("events", after)
         return super().events(sweep_id, after=after, limit=limit)
+
+
+class FourMethods:
+    """A storage that is nothing but that: no heartbeats."""
+
+    def __init__(self) -> None:
+        inner = MemoryStorage()
+        self.sweep = inner.sweep
+        self.runs = inner.runs
+        self.commit = inner.commit
+        self.events = inner.events

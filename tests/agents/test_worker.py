@@ -39,7 +39,7 @@ from sweepstate import (
     work,
 )
 from sweepstate.core import events as ev
-from tests.agents.fakes import Shaky, World
+from tests.agents.fakes import FourMethods, Shaky, World
 from tests.fakes import grid, names, sweep_of, take
 
 STATUS = RunStatus
@@ -459,6 +459,20 @@ def test_contention_is_waited_for(world: World) -> None:
     storage.trouble = lambda method, asked: next(conflicts, None) if method == "commit" else None
     assert world.work(sweep).counts == {STATUS.FINISHED: 1}
     assert world.waited == [1.0, 2.0]
+
+
+def test_a_storage_that_keeps_no_heartbeats_serves_it_too(world: World) -> None:
+    """Four methods make a storage; then silence counts for nobody, and orders are seen all the same."""
+    sweep = world.sweep(2, storage=FourMethods())
+
+    def train(run: Run) -> None:
+        world.wait(3_000)
+        world.pulse.act()
+        if run.index == 0:
+            sweep[0].stop()
+            assert run.should_stop
+
+    assert world.work(sweep, train).counts == {STATUS.FINISHED: 2}
 
 
 def test_a_deleted_sweep_sends_it_home(world: World, caplog: pytest.LogCaptureFixture) -> None:
