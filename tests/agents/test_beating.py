@@ -202,6 +202,8 @@ def test_what_a_signal_means_reaches_the_storage_when_that_is_back(
     for _ in range(3):
         pulse.act()
     assert sum(isinstance(each, event) for each in sweep.history()) == 1
+    assert pulse.in_hand is not None
+    assert (pulse.in_hand.stop, pulse.in_hand.preempt) == (False, False)  # it is not said again in each round
 
 
 def test_notices_without_a_run_are_said_and_nothing_else(world: World, caplog: pytest.LogCaptureFixture) -> None:

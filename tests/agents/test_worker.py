@@ -72,6 +72,7 @@ def test_it_executes_everything_and_goes_home_when_the_sweep_has_ended(world: Wo
     assert sweep.best is not None
     assert sweep.best.metrics == {"loss": 0}
     assert world.waited == []
+    assert world.pulse.in_hand is None  # nothing beats for what has ended
 
 
 def test_an_exception_fails_its_run_and_the_next_one_starts(world: World) -> None:
@@ -241,9 +242,31 @@ def test_a_stalled_search_that_goes_on_is_not_given_up(world: World) -> None:
     """The time begins anew with the next stall."""
     search = Moody()
     search.mood = Wait()
-    sweep = world.sweep(search=search, limits=Limits(run_cap=1))
-    world.meanwhile = lambda number: setattr(search, "mood", None) if number == 5 else None
-    assert world.work(sweep, stalled=60.0).counts == {STATUS.FINISHED: 1}
+    sweep = world.sweep(search=search, limits=Limits(run_cap=2))
+
+    def train(run: Run) -> None:
+        search.mood = Wait()
+
+    world.meanwhile = lambda number: setattr(search, "mood", None) if number in (6, 12) else None
+    assert world.work(sweep, train, stalled=80.0).counts == {STATUS.FINISHED: 2}
+    assert sum(world.waited) > 100.0
+
+
+def test_another_reason_to_wait_begins_with_short_waits(world: World) -> None:
+    """Who has waited for a resume for long does not wait long for a slot."""
+    sweep = world.sweep(2, limits=Limits(max_active=1))
+    other = take(sweep, "other")
+    sweep.pause()
+
+    def meanwhile(number: int) -> None:
+        if number == 5:
+            sweep.resume()
+        elif number == 7:
+            other.finish()
+
+    world.meanwhile = meanwhile
+    assert world.work(sweep).runs == 1
+    assert world.waited == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 1.0, 2.0]
 
 
 def test_while_it_drains_a_run_may_come_back(world: World) -> None:
@@ -335,7 +358,8 @@ def test_flapping_can_be_told_otherwise(world: World) -> None:
 def test_failures_that_are_tried_again_count(world: World) -> None:
     """A bad machine must not use up the retries of all runs."""
     sweep = world.sweep(10, limits=Limits(retries=100))
-    assert world.work(sweep, failing()).counts == {STATUS.FAILED: 3}
+    going = world.work(sweep, failing())
+    assert (going.counts, going.runs) == ({STATUS.FAILED: 3}, 3)
 
 
 def test_killed_and_preempted_runs_count_nowhere(world: World) -> None:
@@ -389,6 +413,11 @@ def test_an_outage_is_waited_for(world: World, caplog: pytest.LogCaptureFixture)
     assert world.waited[:6] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
     assert caplog.text.count("no route to host") == 1
     assert caplog.text.count("answers again") == 1
+    sweep.reopen()
+    first = len(world.waited)
+    until = world.now + 10
+    world.work(sweep)
+    assert world.waited[first:] == [1.0, 2.0, 4.0, 8.0]  # the next outage begins with short waits again
 
 
 def test_an_outage_that_lasts_longer_than_its_patience_is_raised(world: World) -> None:
@@ -681,12 +710,23 @@ def test_the_first_press_ends_a_wait(world: World, handlers: Any) -> None:
 
 
 def test_the_first_press_ends_asking_a_storage_that_fails(world: World, handlers: Any) -> None:
-    """But not reporting to it."""
+    """Be it during a wait or while asking; but it does not end reporting."""
     sweep, storage = shaky(world)
-    storage.trouble = lambda method, asked: StorageError("away")
+    asked: list[int] = []
+
+    def trouble(method: str, _: Any) -> Exception:
+        asked.append(len(world.waited))
+        if len(world.waited) == 8:
+            press()
+        return StorageError("away")
+
+    storage.trouble = trouble
     world.meanwhile = lambda number: press() if number == 3 else None
     assert world.work(sweep, signals=True).reason is GoingReason.INTERRUPTED
-    assert len(world.waited) == 4
+    assert (len(world.waited), asked) == (4, [0, 1, 2, 3])
+    world.meanwhile = lambda number: None
+    assert world.work(sweep, signals=True).reason is GoingReason.INTERRUPTED
+    assert (len(world.waited), asked[-1]) == (8, 8)
     storage.trouble = lambda method, asked: None
 
 
@@ -758,6 +798,23 @@ def test_who_leaves_now_tells_the_truth_once_more(world: World, handlers: Any) -
     with pytest.raises(KeyboardInterrupt):
         world.work(sweep, lambda run: 0.5, signals=True)
     assert (sweep[0].status, sweep[0].metrics) == (STATUS.FINISHED, {"loss": 0.5})
+
+
+def test_who_leaves_now_has_the_late_end_of_a_killed_run_recorded_too(world: World, handlers: Any) -> None:
+    """As evidence; it is not only said to be gone."""
+    sweep, storage = shaky(world)
+    failures = iter([StorageError("away")])
+
+    def trouble(method: str, asked: Any) -> Exception | None:
+        late = method == "commit" and any(isinstance(event, ev.LateReport) for event in asked.events)
+        return next(failures, None) if late else None
+
+    storage.trouble = trouble
+    world.meanwhile = lambda number: press(3)
+    with pytest.raises(KeyboardInterrupt):
+        world.work(sweep, lambda run: sweep[0].kill() and None, signals=True)
+    assert len(events_of(sweep, ev.LateReport)) == 1
+    assert sweep.refresh().state.leased == 0
 
 
 def test_who_leaves_now_does_not_wait_for_a_storage(
@@ -874,6 +931,7 @@ def test_a_run_that_finishes_all_the_same_is_finished(world: World, handlers: An
     with pytest.raises(SystemExit):
         world.work(sweep, train, preemptible=True)
     assert statuses(sweep) == [STATUS.FINISHED]
+    assert events_of(sweep, ev.RunPreempting) == []  # nothing was to be queued again
 
 
 def test_sigterm_ends_a_wait_and_a_start(world: World, handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -895,9 +953,10 @@ def test_sigterm_ends_a_wait_and_a_start(world: World, handlers: Any, monkeypatc
             signal.raise_signal(signal.SIGTERM)
 
     storage.trouble = trouble
+    seen: list[int] = []
     with pytest.raises(SystemExit):
-        world.work(sweep, lambda run: pytest.fail("it must not begin"), preemptible=True)
-    assert (sweep[0].status, sweep[0].attempt) == (STATUS.PENDING, 2)
+        world.work(sweep, lambda run: seen.append(run.index), preemptible=True)
+    assert (sweep[0].status, sweep[0].attempt, seen) == (STATUS.PENDING, 2, [])
 
 
 # --- arguments -----------------------------------------------------------------------------------
