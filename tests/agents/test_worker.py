@@ -413,11 +413,21 @@ def test_an_outage_is_waited_for(world: World, caplog: pytest.LogCaptureFixture)
     assert world.waited[:6] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
     assert caplog.text.count("no route to host") == 1
     assert caplog.text.count("answers again") == 1
-    sweep.reopen()
-    first = len(world.waited)
-    until = world.now + 10
-    world.work(sweep)
-    assert world.waited[first:] == [1.0, 2.0, 4.0, 8.0]  # the next outage begins with short waits again
+
+
+def test_the_next_outage_begins_with_short_waits_again(world: World) -> None:
+    sweep, storage = shaky(world)
+    until = [world.now + 100.0]
+    storage.trouble = lambda method, asked: StorageError("away") if world.now < until[0] else None
+    first: list[int] = []
+
+    def train(run: Run) -> None:
+        if run.index == 0:
+            first.append(len(world.waited))
+            until[0] = world.now + 10
+
+    assert world.work(sweep, train).counts == {STATUS.FINISHED: 2}
+    assert world.waited[first[0] :] == [1.0, 2.0, 4.0, 8.0]
 
 
 def test_an_outage_that_lasts_longer_than_its_patience_is_raised(world: World) -> None:
@@ -689,6 +699,10 @@ def test_the_first_press_finishes_the_current_run_and_leaves(
         if run.index == 1:
             press()
             assert not run.should_stop
+            held = world.pulse.in_hand
+            assert held is not None
+            assert held.run == run
+            assert held.run is not run  # or what this handle shows could be older than what it has reported
             world.wait(40)
             heard = sweep.storage.last_heard("s", [(1, 1)])  # type: ignore[attr-defined]
             world.pulse.act()

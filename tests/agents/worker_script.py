@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from sweepstate import Run, SQLiteStorage, Sweep, work
+from sweepstate.agent import _waiting
 
 GO = Path(sys.argv[-1])
 
@@ -62,6 +63,7 @@ def fork(run: Run) -> dict[str, float]:
 def main(mode: str, database: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
     logging.basicConfig(level="INFO", stream=sys.stderr, format="%(message)s")
+    _waiting.FIRST_WAIT = 3600.0  # type: ignore[misc]  # so that only a signal can end a wait
     sweep = Sweep.open("s", storage=SQLiteStorage(database))
     function = {"finish": finish, "obey": obey, "ignore": ignore, "fork": fork}[mode]
     going = work(sweep, function, name="script", poll=3600.0, preemptible=mode in ("ignore", "fork"))
