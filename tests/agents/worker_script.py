@@ -16,6 +16,8 @@ from sweepstate import Run, SQLiteStorage, Sweep, work
 from sweepstate.agent import _waiting
 
 GO = Path(sys.argv[-1])
+#: After so many seconds each process ends, also if whoever tests was killed meanwhile.
+LIFE = 300
 
 
 def say(text: str) -> None:
@@ -47,11 +49,13 @@ def fork(run: Run) -> dict[str, float]:
     """Have a loader of data; it lives until GO, and one more, that is terminated."""
     loader = os.fork()
     if loader == 0:
+        signal.alarm(LIFE)
         while not GO.exists():
             time.sleep(0.01)
         os._exit(7)
     other = os.fork()
     if other == 0:
+        signal.alarm(LIFE)
         while True:
             time.sleep(0.01)
     say(f"began {run.index}")
@@ -61,6 +65,7 @@ def fork(run: Run) -> dict[str, float]:
 
 
 def main(mode: str, database: str) -> None:
+    signal.alarm(LIFE)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
     logging.basicConfig(level="INFO", stream=sys.stderr, format="%(message)s")
     _waiting.FIRST_WAIT = 3600.0  # type: ignore[misc]  # so that only a signal can end a wait
