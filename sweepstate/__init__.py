@@ -36,6 +36,7 @@ from .core.plain import from_dict, to_dict
 from .core.questions import Exhausted, Wait
 from .core.state import RunState, SweepState
 from .core.status import Cause, RunStatus, SweepStatus
+from .handles.run import ShouldStop
 from .handles.sweep import Tick
 from .hooks import Agent, Catalog, Clock, Heartbeats, History, Kill, Listener, Order, Search, Start, Stop, Storage
 from .run import Run
@@ -56,6 +57,7 @@ from .storage.memory import MemoryStorage
 from .sweep import Sweep
 
 if TYPE_CHECKING:
+    from .agent.worker import Flapping, Going, GoingReason, work
     from .aio import AsyncRun, AsyncSweep
     from .diagnosis import health
     from .storage.sqlalchemy import AsyncSQLAlchemyStorage as AsyncSQLAlchemyStorage
@@ -80,7 +82,10 @@ __all__ = [
     "Event",
     "Exhausted",
     "FailureRule",
+    "Flapping",
     "GaveWay",
+    "Going",
+    "GoingReason",
     "Grid",
     "Heartbeats",
     "History",
@@ -115,6 +120,7 @@ __all__ = [
     "SearchError",
     "SearchMismatch",
     "SearchMissing",
+    "ShouldStop",
     "StaleAttempt",
     "Start",
     "Stop",
@@ -137,15 +143,20 @@ __all__ = [
     "health",
     "replay",
     "to_dict",
+    "work",
 ]
 
 #: Where the names are that are imported when they are first used: few need them, and what they import is slow.
 _LATER = {
     "AsyncRun": "aio",
     "AsyncSweep": "aio",
+    "Flapping": "agent.worker",
+    "Going": "agent.worker",
+    "GoingReason": "agent.worker",
     "SQLiteStorage": "storage.sqlite",
     "ThreadedStorage": "storage.threaded",
     "health": "diagnosis",
+    "work": "agent.worker",
 }
 
 #: The same, of extras: not in ``__all__``, or a star would need what they need.
