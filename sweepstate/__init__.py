@@ -36,6 +36,7 @@ from .core.plain import from_dict, to_dict
 from .core.questions import Exhausted, Wait
 from .core.state import RunState, SweepState
 from .core.status import Cause, RunStatus, SweepStatus
+from .handles.run import ShouldStop
 from .handles.sweep import Tick
 from .hooks import Agent, Catalog, Clock, Heartbeats, History, Kill, Listener, Order, Search, Start, Stop, Storage
 from .run import Run
@@ -58,6 +59,7 @@ from .sweep import Sweep
 if TYPE_CHECKING:
     from .agent.slots import Slots
     from .agent.subprocess import SubprocessAgent
+    from .agent.worker import Flapping, Going, GoingReason, work
     from .aio import AsyncRun, AsyncSweep
     from .diagnosis import health
     from .storage.sqlalchemy import AsyncSQLAlchemyStorage as AsyncSQLAlchemyStorage
@@ -82,7 +84,10 @@ __all__ = [
     "Event",
     "Exhausted",
     "FailureRule",
+    "Flapping",
     "GaveWay",
+    "Going",
+    "GoingReason",
     "Grid",
     "Heartbeats",
     "History",
@@ -117,6 +122,7 @@ __all__ = [
     "SearchError",
     "SearchMismatch",
     "SearchMissing",
+    "ShouldStop",
     "Slots",
     "StaleAttempt",
     "Start",
@@ -141,17 +147,22 @@ __all__ = [
     "health",
     "replay",
     "to_dict",
+    "work",
 ]
 
 #: Where the names are that are imported when they are first used: few need them, and what they import is slow.
 _LATER = {
     "AsyncRun": "aio",
     "AsyncSweep": "aio",
+    "Flapping": "agent.worker",
+    "Going": "agent.worker",
+    "GoingReason": "agent.worker",
     "SQLiteStorage": "storage.sqlite",
     "Slots": "agent.slots",
     "SubprocessAgent": "agent.subprocess",
     "ThreadedStorage": "storage.threaded",
     "health": "diagnosis",
+    "work": "agent.worker",
 }
 
 #: The same, of extras: not in ``__all__``, or a star would need what they need.

@@ -33,6 +33,8 @@ class Run(RunHandle[tuple[Event, ...], Answer, Shell]):
     Attributes:
         attempt: the attempt that this handle reports for.
         execution: which execution it reports for, if that was said.
+        stop_raises: whether ``report`` raises ``ShouldStop`` when the execution should end; False
+            unless it is set.
     """
 
     __slots__ = ()
@@ -125,17 +127,43 @@ class Run(RunHandle[tuple[Event, ...], Answer, Shell]):
         try:
             result = function(self)
         except Exception as error:
-            if not self._over:
-                self.fail(error)
+            self.conclude(error=error)
         except BaseException as error:
-            self.__exit__(type(error), error, None)
+            self.conclude(error=error)
             raise
         else:
-            if not self._over:
-                report, wrong = end_of(result, self._shell.state.objective)
-                self._end(report)
-                if wrong is not None:
-                    raise wrong
+            self.conclude(result)
+
+    def conclude(self, result: object = None, *, error: BaseException | None = None) -> tuple[Event, ...]:
+        """Report the end that a function's result means, or its exception, unless the end was reported already.
+
+        What ``perform`` does with what its function has left behind, for those who call the function
+        elsewhere, or must report again because the storage failed.
+
+        Args:
+            result: what the function returned: a mapping of metrics, a number if the sweep has an
+                objective, or None.
+            error: what it raised instead.
+
+        Returns:
+            The events it caused, as from ``finish``; none if the end was reported through this handle before.
+
+        Raises:
+            InvalidValue: the result is a number, and the sweep has no objective to name it; after the run
+                was reported as failed.
+
+        Afterwards:
+            The run has ended, or is queued again; its slot is free.
+        """
+        if self._over:
+            return ()
+        if error is not None:
+            return self._leave(error)
+        report, wrong = end_of(result, self._shell.state.objective)
+        events = self._end(report)
+        if wrong is not None:
+            raise wrong
+        return events
 
     # --- the shell -------------------------------------------------------------------------------
 
@@ -172,7 +200,7 @@ class Run(RunHandle[tuple[Event, ...], Answer, Shell]):
             shell.heartbeats.beat(shell.sweep_id, self.index, self.attempt, shell.now(), metrics)
         if not self._note(core.heartbeat, change):
             self._look()
-        return sign.answer
+        return self._answered(sign.answer, promise=promise)
 
     def _look(self) -> None:
         """Show the run as the storage holds it."""

@@ -35,6 +35,7 @@ from sweepstate import (
     RunStatus,
     SearchError,
     SearchMissing,
+    ShouldStop,
     StorageError,
     Sweep,
     SweepNotFound,
@@ -115,6 +116,38 @@ async def take(sweep: AsyncSweep, *, start: bool = True, **asked: Any) -> AsyncR
 async def for_long(_run: AsyncRun) -> None:
     """Execute until somebody cancels it."""
     await asyncio.sleep(60)
+
+
+# --- reports ---------------------------------------------------------------------------------------------
+
+
+@running
+async def test_conclude_reports_what_a_function_has_left_behind_once() -> None:
+    """As with ``Run``; and a cancellation goes on when it was reported."""
+    sweep = await AsyncSweep.create(grid(3), id="s", storage=ThreadedStorage(MemoryStorage()))
+    run = await take(sweep)
+    assert len(await run.conclude({"loss": 0.5})) == 1
+    assert await run.conclude(error=OSError("late")) == ()
+    assert (run.status, run.state.metrics) == (RunStatus.FINISHED, {"loss": 0.5})
+    run = await take(sweep)
+    assert len(await run.conclude(error=OSError("no data"))) == 1
+    assert run.status is RunStatus.FAILED
+    run = await take(sweep)
+    with pytest.raises(asyncio.CancelledError):
+        await run.conclude(error=asyncio.CancelledError())
+    assert run.status is RunStatus.KILLED
+
+
+@running
+async def test_report_raises_that_a_run_should_stop_if_its_handle_is_told_so() -> None:
+    sweep = await AsyncSweep.create(grid(1), id="s", storage=ThreadedStorage(MemoryStorage()))
+    run = await take(sweep)
+    run.stop_raises = True
+    await run.report(loss=3.0)
+    await run.stop()
+    await run.heartbeat()
+    with pytest.raises(ShouldStop):
+        await run.report(loss=1.0)
 
 
 # --- many tasks ------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from sweepstate import (
     AlreadyStarted,
     Answer,
     Cause,
+    Change,
     Conflict,
     Event,
     Exhausted,
@@ -41,6 +42,7 @@ from sweepstate import (
     SearchError,
     SearchMismatch,
     SearchMissing,
+    ShouldStop,
     StaleAttempt,
     StorageError,
     Sweep,
@@ -368,6 +370,69 @@ def test_perform_begins_the_run() -> None:
     take(sweep, start=False).perform(lambda run: seen.append(run.status))
     assert seen == [STATUS.RUNNING]
     assert sweep[0].status is STATUS.FINISHED
+
+
+def test_conclude_reports_what_a_function_has_left_behind_once() -> None:
+    """A result or an exception, from wherever the function was called; a second time it changes nothing."""
+    sweep, _ = sweep_of(4, objective=Objective("loss"))
+    run = take(sweep)
+    assert names(run.conclude(0.5)) == ["RunEnded"]
+    assert (run.status, run.metrics) == (STATUS.FINISHED, {"loss": 0.5})
+    assert run.conclude(error=OSError("late")) == ()
+    run = take(sweep)
+    run.conclude(error=OSError("no data"))
+    assert run.status is STATUS.FAILED
+    run = take(sweep)
+    run.conclude(error=KeyboardInterrupt())
+    assert run.status is STATUS.KILLED
+    run = take(sweep)
+    run.finish()
+    assert run.conclude(0.25) == ()
+    assert run.metrics == {}
+
+
+def test_conclude_may_be_repeated_after_the_storage_failed() -> None:
+    """That is what it is for: nothing was noted by the handle, so the same report is made again."""
+
+    class Away(MemoryStorage):
+        away = False
+
+        def commit(self, change: Change) -> None:
+            if self.away:
+                raise StorageError("away")
+            super().commit(change)
+
+    storage = Away()
+    sweep, _ = sweep_of(1, storage=storage)
+    run = take(sweep)
+    storage.away = True
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            run.conclude({"loss": 0.5})
+    storage.away = False
+    assert names(run.conclude({"loss": 0.5})) == ["RunEnded", "SweepStatusChanged"]
+    assert run.metrics == {"loss": 0.5}
+
+
+def test_report_raises_that_a_run_should_stop_if_its_handle_is_told_so() -> None:
+    """Only that handle, only ``report``, and only after the metrics were kept."""
+    storage = MemoryStorage()
+    sweep, _ = sweep_of(2, storage=storage)
+    run = take(sweep)
+    run.stop_raises = True
+    assert run.report(loss=3.0) is Answer.CONTINUE
+    sweep[0].stop()
+    assert run.heartbeat() is Answer.STOP
+    assert sweep[0].report(loss=2.0) is Answer.STOP
+    with pytest.raises(ShouldStop, match="run 0 of sweep 's' should stop") as raised:
+        run.report(loss=1.0)
+    assert raised.value.answer is Answer.STOP
+    assert storage.last_metrics("s", 0) == {"loss": 1.0}
+    copy = pickle.loads(pickle.dumps(raised.value))
+    assert (copy.sweep_id, copy.index, copy.attempt) == ("s", 0, 1)
+    sweep[0].kill()
+    with pytest.raises(ShouldStop, match="has no say any more"):
+        run.report(loss=1.0)
 
 
 def test_what_can_be_kept_of_a_bad_result_is_kept() -> None:

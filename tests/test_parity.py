@@ -71,7 +71,7 @@ def interface(cls: type) -> dict[str, Any]:
     for base in reversed(cls.__mro__):
         if base.__module__.startswith("sweepstate."):
             found |= {name: member for name, member in vars(base).items() if name[0] != "_" or name in SPOKEN}
-    slots = {"attempt", "entered", "execution"}
+    slots = {"attempt", "entered", "execution", "stop_raises"}
     found.pop("__init__", None) if cls in {Run, AsyncRun} else None
     return {f"{cls.__name__}.{name}": member for name, member in found.items() if name not in slots}
 
@@ -127,7 +127,7 @@ def test_most_of_it_is_shared() -> None:
         *AWAITED,
         *(f"Sweep.{name}" for name in ("open", "storage", "agent", "refresh", "run_of", "runs", "history", "explain")),
         *(f"Sweep.{name}" for name in ("next_run", "execute", "orders", "tick")),
-        *(f"Run.{name}" for name in ("refresh", "perform")),
+        *(f"Run.{name}" for name in ("refresh", "perform", "conclude")),
     }
 
 

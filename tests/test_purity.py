@@ -69,7 +69,7 @@ TYPE_CHECKING = {
     ("hooks", "handles"),
     ("agent", "run"),  # what a function is given
     ("diagnosis", "sweep"),
-    ("agent", "sweep"),  # what an agent drives
+    ("agent", "sweep"),  # what a worker is given, and an agent drives
 }
 
 

@@ -117,9 +117,8 @@ class AsyncRun(RunHandle[Coroutine[Any, Any, tuple[Event, ...]], Coroutine[Any, 
             await go_on(error, leave)
         await outlast(leave)
 
-    async def _left(self, error: BaseException | None) -> None:
-        if not self._over:
-            await self._leave(error)
+    async def _left(self, error: BaseException | None) -> tuple[Event, ...]:
+        return () if self._over else await self._leave(error)
 
     async def _give_back(self) -> None:
         await self._report(core.release, self.index, self.attempt, begun=True)
@@ -146,16 +145,45 @@ class AsyncRun(RunHandle[Coroutine[Any, Any, tuple[Event, ...]], Coroutine[Any, 
         try:
             result = await function(self)
         except Exception as error:
-            await self.__aexit__(type(error), error, None)
+            await self.conclude(error=error)
         except BaseException as error:
-            await self.__aexit__(type(error), error, None)
+            await self.conclude(error=error)
             raise
         else:
-            if not self._over:
-                report, wrong = end_of(result, self._shell.state.objective)
-                await outlast(partial(self._end, report))
-                if wrong is not None:
-                    raise wrong
+            await self.conclude(result)
+
+    async def conclude(self, result: object = None, *, error: BaseException | None = None) -> tuple[Event, ...]:
+        """Report the end that a function's result means, or its exception, unless the end was reported already.
+
+        See ``Run.conclude``.
+
+        Args:
+            result: what the function returned: a mapping of metrics, a number if the sweep has an
+                objective, or None.
+            error: what it raised instead.
+
+        Returns:
+            The events it caused, as from ``finish``; none if the end was reported through this handle before.
+
+        Raises:
+            InvalidValue: the result is a number, and the sweep has no objective to name it; after the run
+                was reported as failed.
+            CancelledError: it is the error, and was reported as an interruption; so that the task goes on to end.
+
+        Afterwards:
+            The run has ended, or is queued again; its slot is free.
+        """
+        if self._over:
+            return ()
+        if isinstance(error, asyncio.CancelledError):
+            await go_on(error, partial(self._left, error))
+        if error is not None:
+            return await outlast(partial(self._left, error))
+        report, wrong = end_of(result, self._shell.state.objective)
+        events = await outlast(partial(self._end, report))
+        if wrong is not None:
+            raise wrong
+        return events
 
     # --- the shell -------------------------------------------------------------------------------
 
@@ -193,7 +221,7 @@ class AsyncRun(RunHandle[Coroutine[Any, Any, tuple[Event, ...]], Coroutine[Any, 
             await shell.heartbeats.beat(shell.sweep_id, self.index, self.attempt, await shell.now(), metrics)
         if not self._note(core.heartbeat, change):
             await self._look()
-        return sign.answer
+        return self._answered(sign.answer, promise=promise)
 
     async def _look(self) -> None:
         """Show the run as the storage holds it."""

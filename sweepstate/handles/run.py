@@ -6,9 +6,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Concatenate, Final, Generic, ParamSpec, TypeVar
 
+import attrs
+
 from ..core import decide as core
-from ..core.decide import Change, Decision, Draft, End
-from ..core.errors import AlreadyStarted
+from ..core.decide import Answer, Change, Decision, Draft, End
+from ..core.errors import AlreadyStarted, SweepstateError
 from ..core.lifecycle import RUN_ENDED, Exit, RunTrigger, Verdict, check
 from ..core.limits import Limits
 from ..core.state import RunState
@@ -28,15 +30,39 @@ _MOST_CODE: Final = 2**31 - 1
 _LAST_WORDS: Final[frozenset[Callable[..., object]]] = frozenset({core.end, core.gone, core.release})
 
 
+@attrs.define(slots=False, auto_exc=True)
+class ShouldStop(SweepstateError):
+    """An execution should end, and asked to be told so by an exception: see ``Run.stop_raises``.
+
+    Let it out of the function: the run that was asked to stop is then KILLED, as wanted.
+
+    Attributes:
+        sweep_id: the sweep's id.
+        index: the run.
+        attempt: the attempt that should end.
+        answer: what is wanted of it, ``STOP`` or ``KILL``.
+    """
+
+    sweep_id: str
+    index: int
+    attempt: int
+    answer: Answer
+
+    def __str__(self) -> str:
+        wanted = "has no say any more" if self.answer is Answer.KILL else "should stop"
+        return f"run {self.index} of sweep {self.sweep_id!r} {wanted} (attempt {self.attempt})"
+
+
 class RunHandle(Generic[EventsT, AnswerT, ShellT]):
     """A handle of one run, at one attempt: ``Run``, or ``AsyncRun``.
 
     Attributes:
         attempt: the attempt that this handle reports for.
         execution: which execution it reports for, if that was said.
+        stop_raises: whether ``report`` raises ``ShouldStop`` when the execution should end.
     """
 
-    __slots__ = ("_mine", "_over", "_shell", "_state", "attempt", "entered", "execution")
+    __slots__ = ("_mine", "_over", "_shell", "_state", "attempt", "entered", "execution", "stop_raises")
 
     #: What leaves ``with run`` because somebody interrupted it.
     _interrupts: ClassVar[tuple[type[BaseException], ...]] = (KeyboardInterrupt,)
@@ -54,6 +80,8 @@ class RunHandle(Generic[EventsT, AnswerT, ShellT]):
         self._over = False
         #: Whether somebody has taken it on: entered it, reported something, or sent the handle elsewhere.
         self.entered: bool = False
+        #: Set it to leave a deep training loop by an exception; of this handle alone, so a copy does not raise.
+        self.stop_raises: bool = False
 
     # --- what it shows ---------------------------------------------------------------------------
 
@@ -216,6 +244,7 @@ class RunHandle(Generic[EventsT, AnswerT, ShellT]):
 
         Raises:
             InvalidValue: a value is not a number.
+            ShouldStop: the execution should end, and ``stop_raises`` is set; the metrics were kept.
         """
         return self._sign(join(metrics, named), promise=False)
 
@@ -354,6 +383,12 @@ class RunHandle(Generic[EventsT, AnswerT, ShellT]):
         name = f"{self.sweep_id}[{self.index}]"
         remedy = "do not execute it twice"
         return AlreadyStarted("run", name, self._state.row, "start", ("kill", "stop"), remedy, self.execution, by)
+
+    def _answered(self, answer: Answer, *, promise: bool) -> Answer:
+        """Return what a sign of life was answered, or raise it, if it was a report and that was asked for."""
+        if self.stop_raises and not promise and answer is not Answer.CONTINUE:
+            raise ShouldStop(self.sweep_id, self.index, self.attempt, answer)
+        return answer
 
     # --- the shell -------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from sweepstate import (
     Change,
     Event,
     Exhausted,
+    GoingReason,
     Grid,
     History,
     Idle,
@@ -31,6 +32,8 @@ from sweepstate import (
     Sweep,
     SweepStatus,
     Wait,
+    health,
+    work,
 )
 from sweepstate.core.questions import ByIndex, RunQuery
 from sweepstate.search.distributions import Uniform
@@ -142,6 +145,30 @@ def test_11_one_preempted_run_goes_to_one_agent() -> None:
         in_parallel(2, lambda number, sweep=sweep, got=got: got.append(sweep.next_run(f"agent-{number}")))  # type: ignore[misc]
         # then one has it, as its second attempt, and the other has something else
         assert sorted((run.index, run.attempt) for run in got if isinstance(run, Run)) == [(0, 2), (1, 1)]
+
+
+def test_17_a_worker_stops_itself_when_it_flaps() -> None:
+    """wandb/wandb#5088, #1655: one bad machine burned hundreds of configurations."""
+    sweep, _ = sweep_of(200)
+
+    def burn(run: Run) -> None:
+        raise OSError("no GPU")
+
+    # given a machine on which every run fails at once, and one on which they take their time
+    # when the bad one works until it goes home
+    going = work(sweep, burn, name="bad")
+    # then it went by itself, says why, and has burned three configurations and no more
+    assert (going.reason, going.counts) == (GoingReason.FLAPPING, {RunStatus.FAILED: 3})
+    assert "3 runs failed in the first 60 s" in str(going)
+    # and health names it, with the evidence
+    (agent,) = health(sweep).agents
+    assert (agent.agent, agent.evidence.failed, agent.evidence.of) == ("bad", 3, 3)
+    # and the sweep goes on without it: the others execute the rest, and can make up for what was burned
+    assert sweep.refresh().status is SweepStatus.RUNNING
+    sweep.retry({RunStatus.FAILED})
+    assert work(sweep, lambda run: None, name="good").counts == {RunStatus.FINISHED: 200}
+    (agent,) = health(sweep).agents
+    assert (agent.agent, agent.suspect, agent.evidence.others_failed, agent.evidence.others) == ("bad", True, 0, 200)
 
 
 def test_19_the_cap_is_exact_over_all_agents() -> None:

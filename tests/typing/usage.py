@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from typing import assert_type
 
 from sweepstate import (
@@ -11,6 +12,9 @@ from sweepstate import (
     Conflict,
     Event,
     FailureRule,
+    Flapping,
+    Going,
+    GoingReason,
     Grid,
     Idle,
     IdleReason,
@@ -33,6 +37,7 @@ from sweepstate import (
     from_dict,
     replay,
     to_dict,
+    work,
 )
 
 
@@ -84,6 +89,23 @@ def a_worker(sweep: Sweep) -> IdleReason:
     # pyright knows that only an Idle is falsy, mypy does not narrow what a loop leaves.
     assert isinstance(run, Idle)  # pyright: ignore[reportUnnecessaryIsInstance]
     return run.reason
+
+
+def a_training_process(sweep: Sweep) -> int:
+    going = work(sweep, lambda run: run.config["lr"] ** 2, name="gpu-7", count=3, flapping=Flapping(early=(3, 60)))
+    assert_type(going, Going)
+    assert_type(going.counts, Mapping[RunStatus, int])
+    match going.reason:
+        case GoingReason.ENDED | GoingReason.DELETED:
+            return 0
+        case _:
+            return going.runs
+
+
+def elsewhere(run: Run, future: Future[float]) -> tuple[Event, ...]:
+    error = future.exception()
+    assert_type(run.conclude(future.result()), tuple[Event, ...])
+    return run.conclude(error=error)
 
 
 def commands(sweep: Sweep) -> list[tuple[Event, ...]]:
