@@ -11,7 +11,7 @@ import attrs
 
 from ._attempts import Place, Record
 from ._channel import Channel
-from ._processes import Group, Identity, end_exactly, machine, members, stat_of, with_environment
+from ._processes import Group, Identity, end_exactly, end_group, machine, members, stat_of, with_environment
 from .driving import Execution
 
 #: The variable in which a program finds its run's token, and by which its processes are known.
@@ -92,11 +92,13 @@ class Orphan(Supervised):
     Attributes:
         token: of its run.
         leader: the process that led its group, if that was written down.
+        led: whether that one was found.
         watched: processes that are waited for.
     """
 
     token: str
     leader: Identity | None
+    led: bool = False
     watched: set[int] = attrs.field(factory=set[int])
 
     def end(self) -> list[int]:
@@ -105,18 +107,20 @@ class Orphan(Supervised):
         By identity: the group of a leader that is the one that was written down, and whoever began with
         the run's token in its environment, which no other process has.
         """
-        found = self._processes()
-        for pid, began in found.items():
-            end_exactly(pid, began)
-        return list(found)
-
-    def _processes(self) -> dict[int, int]:
-        pids = with_environment(f"{TOKEN}={self.token}")
         leader = self.leader
-        if leader is not None and leader.machine == machine() and leader.alive():
-            pids += members(leader.pid)
-        stats = {pid: stat_of(pid) for pid in pids if pid != os.getpid()}
-        return {pid: stat.began for pid, stat in stats.items() if stat is not None and not stat.over}
+        led = leader is not None and leader.machine == machine() and leader.alive()
+        self.led = self.led or led
+        named = with_environment(f"{TOKEN}={self.token}")
+        # Nothing is sent to the group once its leader is gone; whoever was in it is dying, and is waited for.
+        group = members(leader.pid) if leader is not None and self.led else []
+        stats = {pid: stat_of(pid) for pid in {*named, *group} if pid != os.getpid()}
+        left = {pid: stat.began for pid, stat in stats.items() if stat is not None and not stat.over}
+        if leader is not None and led:
+            end_group(leader)
+        for pid in named:
+            if pid in left:
+                end_exactly(pid, left[pid])
+        return list(left)
 
 
 def launch(prepared: Prepared, token: str) -> Group:

@@ -8,12 +8,12 @@ nobody else can get, or by a descriptor of the process (pidfd_open(2)), after lo
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -138,19 +138,38 @@ def with_environment(entry: str) -> list[int]:
 
 def end_exactly(pid: int, began: int) -> None:
     """Kill the process that has a number since a time; no other, though it may get the number meanwhile."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except OSError:
-        return
+    with _opened(pid, began) as descriptor:
+        if descriptor is not None:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+
+
+def end_group(leader: Identity) -> None:
+    """Kill the whole group of a leader that is there, in one step, so that nothing it starts meanwhile is missed.
+
+    Should the leader end between the look and the signal, its number is not anybody else's at once: Linux gives out
+    the others first, thousands of them.
+    """
+    with _opened(leader.pid, leader.began) as descriptor:
+        if descriptor is not None:
+            os.killpg(leader.pid, signal.SIGKILL)
+
+
+@contextmanager
+def _opened(pid: int, began: int) -> Generator[int | None]:
+    """Give a descriptor of the process that has a number since a time, or None; that it ends meanwhile is no error.
+
+    The descriptor is of whoever had the number when it was opened. If that one has ended since, what is read here
+    may be of another, but then a signal by the descriptor reaches nobody.
+    """
+    descriptor = open_quietly(pid)
     try:
         stat = stat_of(pid)
-        # The descriptor is of whoever had the number when it was opened. If that one ended since, what is read here may
-        # be of another, but then the signal reaches nobody.
-        if stat is not None and stat.began == began:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        right = stat is not None and stat.began == began
+        with suppress(ProcessLookupError, PermissionError):
+            yield descriptor if right else None
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 class Group:
@@ -187,7 +206,7 @@ class Group:
                 self._kill(number)
 
     def _kill(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     def poll(self) -> bool:

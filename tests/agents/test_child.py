@@ -82,6 +82,18 @@ def test_what_must_not_be_lost_waits_for_a_while_only(ends: Ends, monkeypatch: p
     assert ends.heard() == [{"finish": {"loss": 1}}]
 
 
+def test_a_mark_is_not_replaced_by_metrics(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though neither could be sent when they were said."""
+    monkeypatch.setattr(child, "_PATIENCE", 0.0)
+    filled = ends.fill()
+    ends.channel.say({"report": {"step": 0}}, surely=False)  # this one is on its way
+    ends.channel.say({"preempting": True}, surely=True)
+    ends.channel.say({"report": {"step": 1}}, surely=False)
+    ends.drain(filled)
+    ends.channel.flush(0.0)
+    assert ends.heard() == [{"report": {"step": 0}}, {"preempting": True}, {"report": {"step": 1}}]
+
+
 def test_a_handler_that_speaks_in_the_middle_of_a_line_breaks_none(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it says comes behind."""
     write = os.write

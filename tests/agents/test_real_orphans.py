@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO
 
@@ -17,7 +17,7 @@ import pytest
 from sweepstate import Grid, Limits, MemoryStorage, Run, RunStatus, Slots, SQLiteStorage, Sweep, SweepStatus
 from sweepstate.agent._attempts import Record
 from sweepstate.agent._executions import TOKEN, Orphan
-from sweepstate.agent._processes import Identity, machine
+from sweepstate.agent._processes import Identity, machine, members
 from sweepstate.agent.driving import Trace
 from sweepstate.hooks import Kill
 from sweepstate.testing.laws import check_laws
@@ -163,27 +163,35 @@ def test_a_number_that_was_given_to_another_is_never_hit(
     assert stranger.poll() is None
 
 
+#: One that has emptied its environment is known only by the record; it goes on starting others.
+EMPTIED = "exec env -i sh -c 'for n in 1 2 3 4 5 6 7 8 9; do sleep 30 & sleep 0.002; done; sleep 30'"
+
+
 @pytest.mark.parametrize("written", [True, False])
 def test_an_orphan_is_found_by_its_record_or_by_its_environment(stage: Stage, dead: Identity, *, written: bool) -> None:
     """With all that it has started; its slots are taken until it is gone."""
     run = begun_by(stage, name_of(dead))
     slots = Slots([0, 1])
     agent = stage.agent(name="orchestrator", slots=slots)
-    # One that has emptied its environment is known only by the record.
-    script = "sleep 300 & exec env -i sleep 300" if written else "sleep 300 & sleep 300"
     env = {**os.environ, **stage.env} if written else {**os.environ, **stage.env, TOKEN: run.token}
+    script = EMPTIED if written else "sleep 30 & sleep 30"
     leader = subprocess.Popen(["sh", "-c", script], env=env, start_new_session=True)
-    until(lambda: len(stage.executing()) >= 2 - written)
-    identity = Identity.of(leader.pid) if written else None
-    agent._workdir.place("s", 0, 1).write_record(Record(run.token, ("1",), identity))
-    found = agent._find(run)
-    assert isinstance(found, Orphan)
-    assert found.ended
-    assert slots.free == 1
-    leader.wait(PATIENCE)
-    until(lambda: agent._look(found) is not None)
-    agent._released(found)
-    assert stage.executing() == []
+    try:
+        until(lambda: len(members(leader.pid)) >= 2)
+        identity = Identity.of(leader.pid) if written else None
+        agent._workdir.place("s", 0, 1).write_record(Record(run.token, ("1",), identity))
+        found = agent._find(run)
+        assert isinstance(found, Orphan)
+        assert found.ended
+        assert slots.free == 1
+        assert leader.wait(PATIENCE) == -signal.SIGKILL
+        until(lambda: agent._look(found) is not None)
+        agent._released(found)
+        assert stage.executing() == members(leader.pid) == []
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(leader.pid, signal.SIGKILL)
+        leader.wait()
     assert slots.free == 2
     assert agent._workdir.place("s", 0, 1).read_record() is None
 

@@ -251,6 +251,20 @@ def test_a_program_finds_its_configuration_everywhere(stage: Stage, tmp_path: Pa
     assert sweep.run_of(env["SWEEPSTATE_RUN"]).index == 0
 
 
+def test_nothing_is_taken_for_its_own_of_a_run_that_it_is_part_of(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An orchestrator may be a program of another one; its programs see their own configuration only."""
+    for name in ("SWEEPSTATE_CONFIG", "SWEEPSTATE_CONFIG_FILE", "SWEEPSTATE_RUN", "SWEEPSTATE_CHANNEL"):
+        monkeypatch.setenv(name, "outer")
+    program = "import os, sys; sys.exit('outer' in os.environ.values())"
+    agent = stage.agent([sys.executable, "-S", "-c", program], arguments=False, poll=0.05)
+    sweep = stage.sweep(agent, {"text": ["x" * 300_000]})
+    with stage.driven(sweep):
+        pass
+    assert sweep[0].status is RunStatus.FINISHED
+
+
 def test_arguments_may_name_what_is_known_only_when_a_run_begins(stage: Stage) -> None:
     """Its token, with the execution that it stands for."""
     script = 'test "$1" = "$SWEEPSTATE_RUN" && test "$2" = 0.1'
