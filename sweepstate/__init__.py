@@ -56,6 +56,7 @@ from .storage.memory import MemoryStorage
 from .sweep import Sweep
 
 if TYPE_CHECKING:
+    from .agent.executor import ExecutorAgent
     from .aio import AsyncRun, AsyncSweep
     from .storage.sqlalchemy import AsyncSQLAlchemyStorage as AsyncSQLAlchemyStorage
     from .storage.sqlalchemy import SQLAlchemyStorage as SQLAlchemyStorage
@@ -77,6 +78,7 @@ __all__ = [
     "Clock",
     "Conflict",
     "Event",
+    "ExecutorAgent",
     "Exhausted",
     "FailureRule",
     "GaveWay",
@@ -141,6 +143,7 @@ __all__ = [
 _LATER = {
     "AsyncRun": "aio",
     "AsyncSweep": "aio",
+    "ExecutorAgent": "agent.executor",
     "SQLiteStorage": "storage.sqlite",
     "ThreadedStorage": "storage.threaded",
 }
