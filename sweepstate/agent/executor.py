@@ -334,14 +334,14 @@ def _outcome(function: Callable[[Any], object], given: object, objective: Object
     return end_of(result, objective)[0]
 
 
-def _tell(end: End, run: Run) -> None:
+def _tell(end: End, run: Run) -> object:
     """Report an end that was seen elsewhere."""
-    run._end(end)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return run._end(end)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
-def _gone(run: Run) -> None:
+def _gone(run: Run) -> object:
     """Report that nothing executes; that changes nothing if the end was reported already."""
-    run.gone()
+    return run.gone()
 
 
 def _crash(error: BaseException) -> End:

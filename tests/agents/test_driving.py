@@ -263,6 +263,21 @@ def test_metrics_that_are_none_fail_the_run(clock: ManualClock) -> None:
     assert sweep.counts[RunStatus.FAILED] == 2
 
 
+def test_an_end_that_was_reported_elsewhere_makes_room_at_once(clock: ManualClock) -> None:
+    """As by the execution itself: no commit of this agent's has filled its slot, so it looks at the sweep then."""
+
+    def plan(execution: Pretended) -> Report | None:
+        Sweep.open("s", storage=sweep.storage, clock=clock).run_of(execution.run.token).finish(loss=1.0)
+        return lambda run: run.gone()
+
+    agent = Pretending(plan, clock, poll=10.0)
+    sweep = sweep_of(agent, 3, max_active=1)
+    began = clock()
+    agent.drive(sweep)
+    assert clock() - began == 30.0  # one wait a run, as nothing wakes this agent
+    assert sweep.counts[RunStatus.FINISHED] == 3
+
+
 # --- outages --------------------------------------------------------------------------------------
 
 
