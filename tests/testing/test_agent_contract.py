@@ -38,8 +38,8 @@ class TestProcesses(AgentContract):
     crashes = True
 
     @pytest.fixture
-    def agent(self) -> Iterator[ExecutorAgent]:
-        yield ExecutorAgent(_two_processes, execute, poll=0.1)
+    def agent(self) -> ExecutorAgent:
+        return ExecutorAgent(_two_processes, execute, poll=0.1)
 
     def storage(self, place: Path) -> SQLiteStorage:
         return SQLiteStorage(place / "sweeps.db")

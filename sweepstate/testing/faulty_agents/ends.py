@@ -77,6 +77,9 @@ class NeverPromisesHeartbeats(PretendingAgent):
         run.start(self._execution_name())
         self._executions[key] = self._launch(run, None)
 
+    def _beat(self, execution: Running) -> None:
+        pass
+
 
 @fault("test_an_execution_beats")
 class NeverBeats(PretendingAgent):

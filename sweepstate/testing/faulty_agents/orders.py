@@ -18,7 +18,7 @@ class StartsTwice(PretendingAgent):
     """An order is taken for a command: each delivery launches a process (airflow#39717)."""
 
     def start(self, order: Start) -> None:
-        if self._executions:
+        if self.machine:
             self._launch(order.run, None)
         else:
             super().start(order)

@@ -1,4 +1,4 @@
-# ruff: noqa: D102 - what a method does, its base says; how it breaks it, its class says
+# ruff: noqa: ARG002, D102 - what a method does, its base says; how it breaks it, its class says
 """Faults in trouble: agents that die of what others do wrong, and forget what they have begun."""
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class LosesEndsInAnOutage(PretendingAgent):
             super()._conclude(key, execution)
         except StorageError:
             self._executions.pop(key, None)
-            self.machine.pop(str(execution.run.execution), None)
+
+    def _recover(self, sweep: Sweep) -> None:
+        pass
 
 
 @fault("test_what_an_orchestrator_left_behind_is_taken_over")

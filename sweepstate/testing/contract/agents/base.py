@@ -187,7 +187,13 @@ class Agents:
 
     @contextmanager
     def stage(
-        self, agent: Agent, place: Path, *does: str, driven: bool = True, listener: Listener | None = None, **limits: Any
+        self,
+        agent: Agent,
+        place: Path,
+        *does: str,
+        driven: bool = True,
+        listener: Listener | None = None,
+        **limits: Any,
     ) -> Generator[Stage]:
         """Have the agent drive a sweep of so many runs, each of which does what is said; leave nothing behind."""
         stage = Stage(self, agent, place, does, limits, listener)
@@ -224,6 +230,7 @@ class Stage:
         storage: Any = contract.storage(place)
         self.storage: Outage = Outage(storage)
         self._inner: Beating = storage
+        bounds: dict[str, Any] = {"max_active": contract.slots, **limits}
         points = [{"x": x, "do": do, "place": str(place)} for x, do in enumerate(does)]
         self._search = Points(points)
         self._driven = Sweep(
@@ -231,7 +238,7 @@ class Stage:
             id="s",
             storage=self.storage,
             agent=agent,
-            limits=Limits(**{"max_active": contract.slots, **limits}),
+            limits=Limits(**bounds),
             objective=Objective("score"),
             listeners=() if listener is None else (listener,),
             on_listener_error=_ignore,

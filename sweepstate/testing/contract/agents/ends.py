@@ -50,10 +50,12 @@ class Ending(Agents):
             assert lease is not None
             assert lease.beats, "no heartbeats were promised: report run.start(..., heartbeats=True)"
             heard: set[float | None] = {None}
-            stage.until(
-                lambda: heard.update(stage.storage.last_heard("s", [(0, 1)])) or len(heard) > 3,
-                "three heartbeats have come, which are due at least once in heartbeat_timeout (1 s)",
-            )
+
+            def listen() -> bool:
+                heard.update(stage.storage.last_heard("s", [(0, 1)]))
+                return len(heard) > 3
+
+            stage.until(listen, "three heartbeats have come, of which one is due in each second (heartbeat_timeout)")
             stage.let_go()
             stage.over()
             assert stage.sweep[0].status is RunStatus.FINISHED

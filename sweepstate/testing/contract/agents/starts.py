@@ -20,10 +20,16 @@ class Starting(Agents):
     def test_each_run_is_executed_once(self, agent: Agent, tmp_path: Path) -> None:
         """Never more at once than there are slots; and its metrics arrive."""
         with self.stage(agent, tmp_path, *["finish"] * 5, max_active=self.slots) as stage:
-            seen = {0}
-            stage.until(lambda: seen.add(len(executing(tmp_path))) or not stage.driving, "the sweep is over")
+            most = 0
+
+            def look() -> bool:
+                nonlocal most
+                most = max(most, len(executing(tmp_path)))
+                return not stage.driving
+
+            stage.until(look, "the sweep is over")
             stage.over()
-            assert max(seen) <= self.slots, f"{max(seen)} executed at once, with {self.slots} slots"
+            assert most <= self.slots, f"{most} executed at once, with {self.slots} slots"
             runs = list(stage.sweep.runs())
             assert [(run.status, run.attempt) for run in runs] == [(RunStatus.FINISHED, 1)] * 5
             assert [run.metrics.get("score") for run in runs] == [score(x) for x in range(5)]
@@ -38,14 +44,16 @@ class Starting(Agents):
             token = run.token
             stage.drive(agent)
             stage.until(lambda: stage.began(0), "the run executes")
+
+            def deliver_again() -> bool:
+                _deliver(agent, Start(stage.sweep.run_of(token)))
+                return stage.began(0) == 1
+
             if self.beside:
-                for _ in range(3):
-                    _deliver(agent, Start(stage.sweep.run_of(token)))
-            stage.stays(lambda: stage.began(0) == 1, "an order that was delivered again began a second execution")
+                stage.stays(deliver_again, "an order that was delivered again began a second execution")
             stage.let_go()
             stage.over()
-            _deliver(agent, Start(stage.sweep.run_of(token)))
-            stage.stays(lambda: stage.began(0) == 1, "an order was obeyed after the run had ended")
+            stage.stays(deliver_again, "an order was obeyed after the run had ended")
             assert stage.sweep[0].status is RunStatus.FINISHED
 
     def test_a_start_that_is_refused_executes_nothing(self, agent: Agent, tmp_path: Path) -> None:
@@ -76,7 +84,10 @@ class Starting(Agents):
             assert [each.status for each in stage.sweep.runs()] == [RunStatus.KILLED, RunStatus.FINISHED]
 
     def test_an_order_of_an_earlier_orchestrator_is_carried_out(self, agent: Agent, tmp_path: Path) -> None:
-        """Killed between commit and delivery, it has left a run in this agent's name: orders follow from what is stored."""
+        """Killed between commit and delivery, it has left a run in this agent's name.
+
+        Orders follow from what is stored, and from nothing else.
+        """
         with self.stage(agent, tmp_path, "finish", "finish", driven=False) as stage:
             assert isinstance(stage.sweep.next_run(agent.name), Run)
             stage.drive(agent)

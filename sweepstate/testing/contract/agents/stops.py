@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +46,7 @@ class Stopping(Agents):
         self.needs_killing(agent)
         with self.stage(agent, tmp_path, "ignore", "obey", max_active=2) as stage:
             for x in range(2):
-                stage.until(lambda x=x: stage.began(x), f"run {x} executes")
+                stage.until(partial(stage.began, x), f"run {x} executes")
                 stage.sweep[x].kill()
                 _await_gone(stage, x)
             stage.over()
