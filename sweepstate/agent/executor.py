@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
@@ -417,7 +418,9 @@ def _interprets(executor: object) -> bool:
 
 def _check_sendable(executor: object, function: object) -> None:
     """Refuse a function that pickle cannot find again; loky, Dask and submitit send any (cloudpickle)."""
-    if not isinstance(executor, ProcessPoolExecutor):
+    # Not imported for this: multiprocessing changes sys.modules for the whole process.
+    pools = sys.modules.get("concurrent.futures.process")
+    if pools is None or not isinstance(executor, pools.ProcessPoolExecutor):
         return
     try:
         pickle.dumps(function)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -399,22 +400,39 @@ def test_a_pool_that_broke_and_cannot_be_replaced_hands_out_nothing(processes: P
 # --- executors of others --------------------------------------------------------------------------
 
 
-def test_loky_executes_what_pickle_cannot_send() -> None:
-    """Lambdas, too; and a worker that dies is a crash."""
-    loky = pytest.importorskip("loky")
-    pool: Any = loky.ProcessPoolExecutor(1)
+LOKY = """
+import os, signal
+import loky
+from sweepstate import AgentError, ExecutorAgent, Grid, Limits, Sweep
+
+def swept(function):
+    agent = ExecutorAgent(pool, function, gives="config")
+    sweep = Sweep(Grid({"x": [0, 1, 2]}), agent=agent, limits=Limits(max_active=1))
     try:
-        agent = ExecutorAgent(pool, lambda config: config["x"] * 2.0, gives="config")
-        sweep = sweep_of(agent, 3)
         agent.drive(sweep)
-        assert [run.metrics["loss"] for run in sweep.runs()] == [0.0, 2.0, 4.0]
-        dying = ExecutorAgent(pool, dying_at_one, gives="config")
-        sweep = sweep_of(dying, 3, max_active=1)
-        with pytest.raises(AgentError, match=r"function that makes executors"):
-            dying.drive(sweep)
-        assert [run.status for run in sweep.runs()] == [RunStatus.FINISHED, RunStatus.CRASHED]
-    finally:
-        pool.shutdown(kill_workers=True)
+    except AgentError as error:
+        print("function that makes executors" in str(error))
+    print([str(run.status) for run in sweep.runs()], [dict(run.metrics) for run in sweep.runs()])
+
+pool = loky.ProcessPoolExecutor(1)
+swept(lambda config: {"loss": config["x"] * 2.0})
+swept(lambda config: os.kill(os.getpid(), signal.SIGKILL) if config["x"] == 1 else None)
+pool.shutdown(kill_workers=True)
+"""
+
+
+def test_loky_executes_what_pickle_cannot_send() -> None:
+    """Lambdas, too; and a worker that dies is a crash.
+
+    In a process of its own: loky's semaphores, collected at a bad moment, warn (resource_tracker of Python 3.12).
+    """
+    pytest.importorskip("loky")
+    done = subprocess.run([sys.executable, "-c", LOKY], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.stdout.splitlines() == [
+        "['FINISHED', 'FINISHED', 'FINISHED'] [{'loss': 0.0}, {'loss': 2.0}, {'loss': 4.0}]",
+        "True",
+        "['FINISHED', 'CRASHED'] [{}, {}]",
+    ], done.stderr
 
 
 def test_dask_executes_a_sweep() -> None:
