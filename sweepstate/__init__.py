@@ -58,6 +58,7 @@ from .sweep import Sweep
 if TYPE_CHECKING:
     from .agent.executor import ExecutorAgent
     from .aio import AsyncRun, AsyncSweep
+    from .diagnosis import health
     from .storage.sqlalchemy import AsyncSQLAlchemyStorage as AsyncSQLAlchemyStorage
     from .storage.sqlalchemy import SQLAlchemyStorage as SQLAlchemyStorage
     from .storage.sqlite import SQLiteStorage
@@ -135,6 +136,7 @@ __all__ = [
     "Wait",
     "events",
     "from_dict",
+    "health",
     "replay",
     "to_dict",
 ]
@@ -146,6 +148,7 @@ _LATER = {
     "ExecutorAgent": "agent.executor",
     "SQLiteStorage": "storage.sqlite",
     "ThreadedStorage": "storage.threaded",
+    "health": "diagnosis",
 }
 
 #: The same, of extras: not in ``__all__``, or a star would need what they need.

@@ -43,6 +43,7 @@ ROOMS = {
     "shell": {"core", "hooks", "handles"},
     "run": {"core", "handles", "shell"},
     "explain": {"core"},
+    "diagnosis": {"core"},
     "delivery": {"core", "hooks", "handles", "shell", "run"},
     # A sweep without a storage gets one in memory, and one that is opened rebuilds its search from plain data.
     "sweep": {"core", "hooks", "handles", "shell", "run", "explain", "delivery", "search", "storage"},
@@ -55,9 +56,12 @@ ROOMS = {
     # processes refuses a sweep in memory, which they could not reach.
     "agent": {"core", "hooks", "handles", "storage"},
 }
-#: The package's own page of names knows all but what users test with.
+#: The package's own page of names knows all but what users test with, and the command line.
 ROOMS["__init__"] = set(ROOMS)
 ROOMS["testing"] = {*ROOMS}
+# An edge: it makes of a line of text what a user would write with the library. Agents it imports when they are needed.
+ROOMS["cli"] = {"core", "hooks", "handles", "sweep", "diagnosis", "storage", "agent"}
+ROOMS["__main__"] = {"cli"}  # python -m sweepstate
 
 #: Imports for type checkers only, which may look the other way.
 TYPE_CHECKING = {
@@ -65,6 +69,7 @@ TYPE_CHECKING = {
     ("hooks", "aio"),
     ("hooks", "handles"),
     ("agent", "run"),  # what a function is given
+    ("diagnosis", "sweep"),
     ("agent", "sweep"),  # what an agent drives
 }
 
@@ -155,6 +160,11 @@ def test_nothing_knows_testing() -> None:
     for path in modules():
         if room_of(name_of(path)) != "testing":
             assert not any(name[:2] == ("sweepstate", "testing") for name, _ in imports_of(path)), path
+
+
+def test_nothing_knows_the_command_line() -> None:
+    """It is an edge, and needs an extra."""
+    assert [room for room, known in ROOMS.items() if "cli" in known] == ["__main__"]
 
 
 def test_every_exception_is_still_needed() -> None:

@@ -9,7 +9,7 @@ an index nothing where indexes can leave out NULL.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple, TypeVar, cast
@@ -155,17 +155,24 @@ def decode_metrics(text: object, place: str) -> FrozenDict | None:
         raise StorageError(f"{place} cannot be read: {error}; it is damaged: restore it from a backup") from None
 
 
-def whole_commits(rows: Sequence[tuple[int, str]], limit: int) -> Sequence[tuple[int, str]] | None:
-    """Cut a page of events at a commit boundary.
+def page_of_events(read: Callable[[int], Sequence[tuple[int, str]]], limit: int) -> Sequence[tuple[int, str]]:
+    """Read a page of events that ends at a commit boundary.
 
     Args:
-        rows: versions and bodies in order, up to one more than ``limit``.
-        limit: how many are wanted.
+        read: returns versions and bodies in order, at most so many.
+        limit: how many are wanted; 1 at least.
 
     Returns:
-        Those of the commits that are whole; None if the first commit alone has more events than ``limit``.
+        Those of the commits that are whole; if the first commit alone has more events, all of that one.
     """
-    if len(rows) <= limit:
-        return rows
-    last = rows[-1][0]
-    return [row for row in rows if row[0] < last] or None
+    wanted = size = max(limit, 1)
+    while True:
+        rows = read(size + 1)
+        if len(rows) <= size:
+            break
+        last = rows[-1][0]
+        rows = [row for row in rows if row[0] < last]
+        if rows:
+            break
+        size *= 4
+    return rows if size == wanted else [row for row in rows if row[0] == rows[0][0]]

@@ -13,7 +13,7 @@ from ..core.errors import AlreadyExists, Conflict, SweepNotFound
 from ..core.events import Event, RunCreated
 from ..core.questions import RunQuery
 from ..core.state import RunState, SweepState
-from ._rows import decode, decode_metrics, encode, encode_metrics, record_of, watched, whole_commits
+from ._rows import decode, decode_metrics, encode, encode_metrics, page_of_events, record_of, watched
 from ._sql_database import Outrun
 from ._sql_statements import Statements
 
@@ -100,18 +100,14 @@ class Operations:
 
     def events(self, connection: Connection, sweep_id: str, after: int, limit: int) -> Sequence[Event]:
         """Return events, ending at a commit boundary; see ``Storage.events``."""
-        size = wanted = max(limit, 1)
-        while True:
-            asked = {"of_id": sweep_id, "after": min(max(after, 0), _MOST), "most": min(size, _MOST - 1) + 1}
-            rows = [(row[0], row[1]) for row in connection.execute(self.statements.events, asked)]
-            page = whole_commits(rows, size)
-            if page is not None:
-                break
-            size *= 4  # the first commit has more events than wanted, and is read whole
+
+        def read(most: int) -> list[tuple[int, str]]:
+            asked = {"of_id": sweep_id, "after": min(max(after, 0), _MOST), "most": min(most, _MOST)}
+            return [(row[0], row[1]) for row in connection.execute(self.statements.events, asked)]
+
+        page = page_of_events(read, limit)
         if not page:
             self._must_exist(connection, sweep_id)
-        elif size > wanted:
-            page = [row for row in page if row[0] == page[0][0]]
         return [decode(body, Event, f"an event of sweep {sweep_id!r}") for _, body in page]
 
     def last_heard(

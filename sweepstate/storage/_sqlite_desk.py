@@ -11,7 +11,7 @@ from ..core.errors import AlreadyExists, Conflict, StorageError, SweepNotFound
 from ..core.events import Event
 from ..core.questions import RunQuery
 from ..core.state import RunState, SweepState
-from ._rows import RunRecord, decode, decode_metrics, encode, record_of, watched, whole_commits
+from ._rows import RunRecord, decode, decode_metrics, encode, page_of_events, record_of, watched
 from ._sqlite_schema import BEAT, UNWATCH, WATCH, WRITE_EVENT, WRITE_RUN, select
 
 #: So many sweeps are remembered, and so many runs.
@@ -144,15 +144,9 @@ class Desk:
         return decode(body, RunState, f"{self._name}: run {number} of sweep {sweep_id!r}")
 
     def events(self, sweep_id: str, after: int, limit: int) -> Sequence[Event]:
-        key, most = self._key(sweep_id), max(limit, 1)
+        key = self._key(sweep_id)
         sql = "SELECT version, body FROM event WHERE sweep = ? AND number > ? ORDER BY number LIMIT ?"
-        rows = self._all(sql, key, after, most + 1)
-        page = whole_commits(rows, most)
-        while page is None:  # its first commit alone has more events than that
-            most *= 2
-            rows = self._all(sql, key, after, most + 1)
-            first = [row for row in rows if row[0] == rows[0][0]]
-            page = first if len(first) < len(rows) or len(rows) <= most else None
+        page = page_of_events(lambda most: self._all(sql, key, after, most), limit)
         if not page:
             self._expect(sweep_id)
         place = f"{self._name}: an event of sweep {sweep_id!r}"

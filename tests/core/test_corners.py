@@ -5,16 +5,17 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import attrs
 import pytest
 
-from sweepstate import AlreadyStarted, Grid, Limits, Run, RunStatus, Sweep, to_dict
+from sweepstate import AlreadyStarted, Cause, Grid, Limits, Run, RunStatus, Sweep, to_dict
 from sweepstate.core import decide as core
 from sweepstate.core.decide import Answer, End, decide
 from sweepstate.core.errors import InvalidValue, RunNotFound
 from sweepstate.core.events import LateReport, LeaseEnded, OrderKind
 from sweepstate.core.lifecycle import Exit
 from sweepstate.core.questions import ByIndex, Due, Leased, Proposal, Question
-from sweepstate.core.state import Lease, RunState, SweepState
+from sweepstate.core.state import Backlog, Lease, RunState, SweepState
 from sweepstate.core.values import EMPTY, FrozenDict, check_flag, freeze
 from sweepstate.testing import ManualClock
 
@@ -135,6 +136,19 @@ def test_queries_tell_what_belongs_to_them() -> None:
     assert Leased("ada").matches(run)
     assert not Leased("bob").matches(run)
     assert not Due(9.0).matches(run)
+
+
+def test_a_wish_tells_which_runs_it_wants() -> None:
+    """Those that ended so, or were withdrawn, before it was said, and that it has not come to yet."""
+    wish = Backlog(statuses=(RunStatus.FAILED,), withdrawn=True, version=5, cursor=1)
+    failed = RunState(index=2, config=EMPTY, status=RunStatus.FAILED, status_version=5, cause=Cause.ERROR)
+    withdrawn = attrs.evolve(failed, status=RunStatus.KILLED, cause=Cause.WITHDRAWN)
+    assert wish.wants(failed)
+    assert wish.wants(withdrawn)
+    assert not attrs.evolve(wish, withdrawn=False).wants(withdrawn)
+    assert not wish.wants(attrs.evolve(failed, status=RunStatus.CRASHED, cause=Cause.SIGNAL))
+    assert not wish.wants(attrs.evolve(failed, status_version=6))
+    assert not attrs.evolve(wish, cursor=2).wants(failed)
 
 
 def test_how_long_a_sweep_was_running() -> None:

@@ -1,0 +1,163 @@
+"""The commands: each opens the storage, does one thing with the library, and says what came of it."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from time import sleep
+from typing import Protocol, cast
+
+from ..core.events import BacklogAdded, Event, RunEnded, SweepStatusChanged
+from ..handles.checks import check_id
+from ..hooks import Agent
+from ..sweep import Sweep
+from .look import Look, look_at, plain_look, plain_sweep, sweeps_of
+from .places import UsageError, open_storage
+from .text import as_json, printable
+
+
+def say(line: str) -> None:
+    """Write a line to standard output, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+# --- sweep ----------------------------------------------------------------------------------------
+
+
+def sweep(arguments: Namespace) -> None:
+    """Pause, resume, stop, cancel or reopen a sweep."""
+    if arguments.retry and arguments.verb != "reopen":
+        raise UsageError("--retry goes with --reopen")
+    with open_storage(arguments.storage) as storage:
+        handle = Sweep.open(arguments.id, storage=storage)
+        command = getattr(handle, arguments.verb)
+        if arguments.retry:
+            command = partial(command, retry=arguments.retry)
+        say(outcome(handle, command(arguments.reason, actor=arguments.actor)))
+
+
+def outcome(handle: Sweep, events: Sequence[Event]) -> str:
+    """Return in one line what a command has brought about."""
+    state = handle.state
+    name = repr(printable(handle.id))
+    if not events:
+        return f"nothing changed: sweep {name} is {state.status} already"
+    moves = [event for event in events if isinstance(event, SweepStatusChanged)]
+    # What follows the first move in the same commit was not asked for, and says why.
+    path = [move.status.value if n == 0 else f"then {move.status} ({move.reason})" for n, move in enumerate(moves)]
+    parts = [f"sweep {name} is {', '.join(path) or state.status}"]
+    if ended := sum(isinstance(event, RunEnded) for event in events):
+        parts.append(f"{_runs(ended)} killed")
+    for wish in events:
+        if isinstance(wish, BacklogAdded):
+            kinds = [*(status.value for status in wish.statuses), *(["withdrawn"] if wish.withdrawn else [])]
+            parts.append(f"to be taken up again: {', '.join(kinds)} runs")
+    if state.leased:
+        parts.append(f"agents hold {_runs(state.leased)}")
+    return printable("; ".join(parts))
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count:,} runs"
+
+
+# --- list, status ---------------------------------------------------------------------------------
+
+
+def list_(arguments: Namespace) -> None:
+    """List the sweeps of a storage."""
+    with open_storage(arguments.storage) as storage:
+        if arguments.json:
+            for state in sweeps_of(storage):
+                say(as_json(plain_sweep(state)))
+        else:
+            from .tables import console, write_list  # noqa: PLC0415 - rich is slow to import, and JSON needs none
+
+            write_list(console(), sweeps_of(storage))
+
+
+def status(arguments: Namespace) -> None:
+    """Show a sweep, once or until it is done."""
+    with open_storage(arguments.storage) as storage:
+        look = partial(look_at, storage, check_id(arguments.id), arguments.rows)
+        if arguments.json:
+            watch(look, lambda seen: say(as_json(plain_look(seen))), arguments.watch, sleep)
+        else:
+            _show(look, arguments.watch)
+
+
+def _show(look: Callable[[], Look], seconds: float | None) -> None:
+    from .tables import console, live, status_view, write  # noqa: PLC0415
+
+    screen = console()
+    if seconds is None or not screen.is_terminal or screen.is_dumb_terminal:
+        watch(look, lambda seen: write(screen, status_view(seen)), seconds, sleep)
+        return
+    with live(screen) as view:
+        watch(look, lambda seen: view.update(status_view(seen), refresh=True), seconds, sleep)
+
+
+def watch(
+    look: Callable[[], Look], show: Callable[[Look], object], seconds: float | None, wait: Callable[[float], object]
+) -> None:
+    """Show a sweep again and again, until it is done.
+
+    Args:
+        look: looks at it.
+        show: shows what was seen.
+        seconds: to wait in between; None to show it once.
+        wait: waits for some seconds.
+    """
+    while True:
+        seen = look()
+        show(seen)
+        if seconds is None or seen.sweep.done:
+            return
+        wait(seconds)
+
+
+# --- agent ----------------------------------------------------------------------------------------
+
+
+class _DrivenAgent(Agent, Protocol):
+    """An agent that executes a sweep's runs until it is done."""
+
+    def drive(self, sweep: Sweep) -> object:
+        """Block until the sweep is done."""
+        ...
+
+
+def agent(arguments: Namespace) -> None:
+    """Execute a sweep's runs as processes of a command, until it is done."""
+    if not arguments.command:
+        raise UsageError("no command: write it behind --, as in: sweepstate agent ID -- python train.py")
+    with open_storage(arguments.storage) as storage:
+        _bound(Sweep.open(arguments.id, storage=storage), arguments.max_active)
+        make = import_module("sweepstate.agent.subprocess").SubprocessAgent  # imports what only this command needs
+        worker = cast(_DrivenAgent, make(arguments.command, name=arguments.name))
+        handle = Sweep.open(arguments.id, storage=storage, agent=worker)
+        worker.drive(handle)
+        state = handle.refresh().state
+        counts = [f"{count:,} {status.lower()}" for status, count in state.counts.items() if count]
+        say(printable(f"sweep {handle.id!r} is {state.status}: {', '.join([_runs(state.created), *counts])}"))
+        if not state.done:
+            # The agent has met Ctrl-C itself, and gone when its runs had ended; whoever called is to know of it.
+            raise KeyboardInterrupt
+
+
+def _bound(handle: Sweep, most: int | None) -> None:
+    """Set how many runs may execute at once; refuse a sweep that does not say.
+
+    By a handle without an agent: with one, the runs would begin before anybody looks after them.
+    """
+    if most is not None:
+        handle.set_limits(max_active=most)
+    elif handle.limits.max_active is None:
+        raise UsageError(
+            f"sweep {printable(handle.id)!r} has no limit max_active, so all its runs would be started at once: "
+            "give --max-active N, which is kept with the sweep"
+        )
