@@ -24,6 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import Enum
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
@@ -97,13 +98,40 @@ ExecutionT = TypeVar("ExecutionT", bound=Execution)
 PreparedT = TypeVar("PreparedT")
 
 
+class NoRoom(Exception):
+    """A run cannot be begun now, through no fault of its own: another one has taken the room that there was."""
+
+
+class Bell:
+    """What wakes a thread that waits: an event that may be set anywhere, also in the handler of a signal.
+
+    ``threading.Event`` may not: its lock may be held by the very code that the handler has interrupted, for
+    which it would wait for ever. ``SimpleQueue.put`` is made for that ("reentrant", says its documentation).
+    """
+
+    def __init__(self) -> None:
+        self._rung: Final[SimpleQueue[None]] = SimpleQueue()
+
+    def set(self) -> None:
+        """Wake whoever waits, or is about to."""
+        self._rung.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is set, or so long; then forget how often it was."""
+        try:
+            self._rung.get(timeout=max(0.0, seconds))
+            while True:
+                self._rung.get_nowait()
+        except Empty:
+            pass
+
+
 class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
     """An agent whose executions go on beside it; see the module.
 
     Attributes:
         name: stable over restarts; orders are addressed to it.
         can_kill: whether ``kill`` really ends an execution.
-        accepting: whether it wants more runs; False from the first interrupt of ``drive`` until it is driven again.
 
     Args:
         name: its name.
@@ -115,7 +143,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
 
     def __init__(self, name: str, *, poll: float = 1.0, patience: float = 600.0) -> None:
         self.name: str = check_text(name, "name", most=200)
-        self.accepting: bool = True
+        self._leaving = False
         self._poll: Final = check_seconds(poll, "poll", zero=False)
         self._patience: Final = check_seconds(patience, "patience")
         self._executions: Final[dict[Key, ExecutionT]] = {}
@@ -123,7 +151,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         self._launching: Final[set[Key]] = set()
         self._lock: Final = threading.Lock()
         self._driving: Final = threading.Lock()
-        self._wake: Final = threading.Event()
+        self._wake: Final = Bell()
         self._interrupts = 0
         self._obeyed = 0
         # When to tick next. Not each time that something has ended: the commit that reports it fills its slot.
@@ -134,11 +162,19 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {len(self._executions)} executing>"
 
+    @property
+    def accepting(self) -> bool:
+        """Whether it wants more runs: not from the first interrupt of ``drive`` until it is driven again."""
+        return not self._leaving and self._has_room()
+
     # --- what a subclass says ----------------------------------------------------------------------
 
     @abstractmethod
     def _prepare(self, run: Run) -> PreparedT:
-        """Get ready for a run; nothing is begun yet. What this raises counts as a launch that failed."""
+        """Get ready for a run; nothing is begun yet.
+
+        What this raises counts as a launch that failed; ``NoRoom`` gives the run back, and counts as nothing.
+        """
 
     def _discard(self, prepared: PreparedT) -> None:
         """Undo ``_prepare``: the run is not begun after all."""
@@ -159,6 +195,10 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
     def _look(self, execution: ExecutionT) -> Report | None:
         """Look after an execution; return how to report its end once it has ended, else None."""
 
+    def _has_room(self) -> bool:
+        """Return whether one more run could be begun now; until then, none is asked for."""
+        return True
+
     def _find(self, _run: Run) -> ExecutionT | Trace:
         """Look for an execution that an earlier orchestrator began; return it to go on with it, or what is known."""
         return Trace.UNKNOWN
@@ -173,7 +213,6 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
     def _wait(self, seconds: float) -> None:
         """Wait until something happens, or so long."""
         self._wake.wait(seconds)
-        self._wake.clear()
 
     def _execution_name(self) -> str:
         """Return what names one more execution of this process, and no other ever."""
@@ -198,7 +237,11 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         if not self.accepting:
             _give_back(run)
             return
-        prepared = self._prepare(run)
+        try:
+            prepared = self._prepare(run)
+        except NoRoom:
+            _give_back(run)
+            return
         try:
             begun = run.start(self._execution_name(), heartbeats=True)
         except AlreadyStarted:
@@ -277,7 +320,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         if not self._driving.acquire(blocking=False):
             raise InvalidValue("drive", "this agent is being driven already", "make an agent for each thread")
         try:
-            self.accepting = True
+            self._leaving = False
             with self._listening(signals=signals):
                 self._drive(sweep)
         finally:
@@ -334,7 +377,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
     def _is_over(self, sweep: Sweep) -> bool:
         if any(key[0] == sweep.id for key in list(self._executions)):
             return False
-        return not self.accepting or sweep.done
+        return self._leaving or sweep.done
 
     # --- executions -------------------------------------------------------------------------------
 
@@ -362,7 +405,10 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         self._released(execution)
 
     def _beat(self, execution: ExecutionT) -> None:
-        answer = execution.run.heartbeat()
+        self._heed(execution, execution.run.heartbeat())
+
+    def _heed(self, execution: ExecutionT, answer: Answer) -> None:
+        """Do what a sign of life was answered."""
         execution.beat_at = self._now() + self._beat_every(execution.run)
         if answer is Answer.KILL:
             self._end_abruptly(execution)
@@ -431,9 +477,9 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
             signal.signal(signal.SIGINT, before)
 
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
-        # Only noted: a handler that called the storage, or set the event that is waited for, might wait for a lock that
-        # the very thread has which it interrupted.
+        # Only noted: a handler that called the storage might wait for the very thread that it interrupted.
         self._interrupts += 1
+        self._wake.set()
 
     def _obey_interrupts(self) -> None:
         """Take no more runs; then ask what executes to stop; then end it."""
@@ -445,7 +491,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         executions = list(self._executions.values())
         if which == 1:
             _log.warning("agent %r: interrupted; no more runs, %d still execute", self.name, len(executions))
-            self.accepting = False
+            self._leaving = True
         elif which == 2:
             _log.warning("agent %r: interrupted again; asking %d runs to stop", self.name, len(executions))
             for execution in executions:

@@ -319,7 +319,7 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
             self._shut_down()
         else:
             self._broken = describe_error(error)
-            self.accepting = False
+            self._leaving = True
 
     def _shut_down(self) -> None:
         executor, self._executor = self._executor, None
