@@ -394,10 +394,12 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
     def _conclude(self, key: Key, execution: ExecutionT) -> None:
         """Report an end, once; if the storage does not take it, it is said again."""
         run, report = execution.run, execution.report
+        had_room = self._has_room()
         try:
             caused = run.gone() if execution.ended or report is None else report(run)
-            if not caused:
-                self._tick_at = 0.0  # it was reported elsewhere, so no commit of ours fills its slot
+            if not caused or not had_room:
+                # It was reported elsewhere, so no commit of ours fills its slot; or the commit came too early for it.
+                self._tick_at = 0.0
         except InvalidValue as error:  # of what the execution gave as its metrics
             run.fail(error)
         with self._lock:

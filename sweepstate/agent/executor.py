@@ -102,12 +102,14 @@ class Submitted(Execution):
 
     Attributes:
         future: what stands for it; None if it could not be submitted.
+        executor: where it was submitted.
         waited_for: whether a thread waits for its result.
         found: how it ended, as that thread has found.
         cancelled_at: when a job was last cancelled, by the agent's clock.
     """
 
     future: Any
+    executor: Submits | None = None
     waited_for: bool = False
     found: Report | None = None
     cancelled_at: float | None = None
@@ -118,7 +120,8 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
 
     The start of a run is reported when it is submitted, also if the executor has it wait: whoever reports it
     first is the only one who executes it. So give the sweep ``Limits(max_active=...)`` of as many as the
-    executor works on at once; on a cluster, of as many as may wait in its queue.
+    executor works on at once; on a cluster, of as many as may wait in its queue. Without such a limit there are as many
+    as a pool has workers, or this machine CPUs.
 
     In threads the function has the run's handle, and ends when it sees ``run.should_stop`` or is told by
     ``run.report``. In another process it has a copy of the handle, which reports to the same storage; so the
@@ -174,6 +177,7 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         # Dask's cancel() is granted to a call that executes, which goes on (distributed/cfexecutor.py).
         self._cancels: bool = can_kill or not _comes_from(self._executor, "distributed")
         self._here: bool = isinstance(self._executor, ThreadPoolExecutor) and not _interprets(self._executor)
+        self._workers: int = _workers(self._executor)
         # Why nothing can be submitted any more.
         self._broken: str | None = None
 
@@ -213,6 +217,11 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         """Whether a run's handle goes to another process."""
         return self.gives == "run" and not self._here
 
+    def _has_room(self) -> bool:
+        # Where the sweep bounds nothing, an endless search would be submitted whole.
+        executions = list(self._executions.values())
+        return len(executions) < self._workers or all(each.run.limits.max_active is not None for each in executions)
+
     # --- what DrivenAgent asks ----------------------------------------------------------------------
 
     def _prepare(self, run: Run) -> Call:
@@ -231,12 +240,12 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         except Exception as error:
             if not _is_broken(error):
                 raise
-            self._note_broken(error)
+            self._note_broken(error, self._executor)
             return Submitted(run, None, report=partial(_tell, _crash(error)))
         told = getattr(future, "add_done_callback", None)
         if told is not None:
             told(self._woken)
-        return Submitted(run, future)
+        return Submitted(run, future, self._executor)
 
     def _submit(self, call: Call) -> Any:
         """Submit a call; once more if the executor is found broken and there is another."""
@@ -273,7 +282,7 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         if execution.ended:
             return _gone
         if hasattr(future, "add_done_callback"):
-            return self._report_of(future)
+            return self._report_of(execution)
         if not execution.waited_for:
             # submitit waits for a file of the result, up to 15 s if the job has died (submitit/core/core.py).
             execution.waited_for = True
@@ -281,18 +290,18 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         return execution.found
 
     def _collect(self, execution: Submitted) -> None:
-        execution.found = self._report_of(execution.future)
+        execution.found = self._report_of(execution)
         self._wake.set()
 
-    def _report_of(self, future: Any) -> Report:
+    def _report_of(self, execution: Submitted) -> Report:
         """Return what a call that is over says about its run."""
         try:
-            end = future.result()
+            end = execution.future.result()
         except CancelledError:
             return _gone
         except BaseException as error:  # of the executor: the call itself returns how it ended
             if isinstance(error, BrokenExecutor):
-                self._note_broken(error)
+                self._note_broken(error, execution.executor)
             return partial(_tell, _crash(error) if _has_died(error) else end_by(error))
         return _gone if end is None else partial(_tell, end)
 
@@ -313,10 +322,11 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
             self._executor = _made(self._make)
         return self._executor
 
-    def _note_broken(self, error: BaseException) -> None:
+    def _note_broken(self, error: BaseException, executor: Submits | None) -> None:
         """Get another executor where that can be; else take no more runs, each of which would fail."""
         if self._make is not None:
-            self._shut_down()
+            if executor is self._executor:  # and not one that was made since
+                self._shut_down()
         else:
             self._broken = describe_error(error)
             self._leaving = True
@@ -404,6 +414,12 @@ def _usable(executor: Any) -> Submits:
     if not callable(getattr(executor, "submit", None)):
         raise InvalidValue("executor", f"{show(executor)} has no submit()", "e.g. ThreadPoolExecutor(4)")
     return executor  # type: ignore[no-any-return]
+
+
+def _workers(executor: object) -> int:
+    """Return on how many calls an executor works at once, as far as it says so; else, how many CPUs there are."""
+    found = getattr(executor, "_max_workers", None)  # of concurrent.futures and loky
+    return found if isinstance(found, int) and found > 0 else os.cpu_count() or 1
 
 
 def _comes_from(executor: object, library: str) -> bool:

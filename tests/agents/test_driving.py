@@ -278,6 +278,23 @@ def test_an_end_that_was_reported_elsewhere_makes_room_at_once(clock: ManualCloc
     assert sweep.counts[RunStatus.FINISHED] == 3
 
 
+class Narrow(Pretending):
+    """Has room for one, whatever the sweep allows."""
+
+    def _has_room(self) -> bool:
+        return not self._executions
+
+
+def test_room_that_an_end_makes_is_used_at_once(clock: ManualClock) -> None:
+    """Though the commit that reports the end comes before that."""
+    agent = Narrow(lambda e: (lambda run: run.finish()) if e.looks else None, clock, poll=10.0)
+    sweep = sweep_of(agent, 3, max_active=5)
+    began = clock()
+    agent.drive(sweep)
+    assert clock() - began == 30.0
+    assert sweep.counts[RunStatus.FINISHED] == 3
+
+
 # --- outages --------------------------------------------------------------------------------------
 
 

@@ -25,12 +25,14 @@ from sweepstate import (
     InvalidValue,
     Limits,
     Objective,
+    Random,
     Run,
     RunStatus,
     SQLiteStorage,
     Storage,
     Sweep,
     SweepStatus,
+    Uniform,
 )
 from sweepstate.agent.executor import ExecutorAgent
 from sweepstate.testing import check_laws
@@ -149,6 +151,14 @@ def deaf(run: Run) -> None:
             time.sleep(60)
         except KeyboardInterrupt:
             continue
+
+
+def dying_first(config: Mapping[str, Any]) -> float:
+    """Take the pool down, when another call waits in it."""
+    if config["x"] == 0:
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0
 
 
 def until_stopped(run: Run) -> float:
@@ -384,6 +394,37 @@ def test_a_worker_that_is_killed_is_a_crash_and_the_sweep_goes_on() -> None:
     ]
     assert (sweep[1].cause, sweep.done) == (Cause.SIGNAL, True)
     assert "BrokenProcessPool" in str(sweep[1].message)
+
+
+def test_one_pool_that_breaks_is_replaced_once() -> None:
+    """However many calls it had: one executes, and one waits."""
+    made: list[ProcessPoolExecutor] = []
+
+    def make() -> ProcessPoolExecutor:
+        made.append(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
+        return made[-1]
+
+    agent = ExecutorAgent(make, dying_first, gives="config")
+    sweep = sweep_of(agent, 6)
+    agent.drive(sweep)
+    assert [run.status for run in sweep.runs()] == [RunStatus.CRASHED] * 2 + [RunStatus.FINISHED] * 4
+    assert len(made) == 2
+
+
+def test_without_a_limit_a_pool_has_as_many_as_it_works_on(threads: ThreadPoolExecutor) -> None:
+    """An endless search is not submitted whole."""
+    most = 0
+
+    def count(run: Run) -> float:
+        nonlocal most
+        most = max(most, len(list(sweep.runs(status=RunStatus.RUNNING))))
+        return float(run.config["x"])
+
+    agent = ExecutorAgent(threads, count)
+    sweep = Sweep(Random({"x": Uniform(0.0, 1.0)}), agent=agent, limits=Limits(run_cap=50), objective=Objective("loss"))
+    agent.drive(sweep)
+    assert sweep.counts[RunStatus.FINISHED] == 50
+    assert most <= 2
 
 
 def test_a_pool_that_broke_and_cannot_be_replaced_hands_out_nothing(processes: ProcessPoolExecutor) -> None:

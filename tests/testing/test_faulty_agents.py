@@ -34,7 +34,7 @@ class Pretended(TestThePretendingAgent):
     """The same, for agents that wait for what never happens."""
 
     __test__ = False
-    patience = 1.0
+    patience = 0.5
 
 
 def names_of(contract: type[AgentContract]) -> list[str]:
