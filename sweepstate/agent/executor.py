@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
@@ -140,7 +141,8 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         gives: ``"run"``: the run's handle; ``"config"``: a dictionary.
         can_kill: whether ``cancel()`` ends a call that is being executed. Known for submitit (it cancels the job);
             threads, pools of processes and Dask cannot end one alone: there a call that has not
-            begun is cancelled, and another one learns it from ``run.should_stop``.
+            begun is cancelled where that is safe (not in a pool of processes before Python 3.12, nor in
+            Dask), and another one learns it from ``run.should_stop``.
         poll: seconds between two looks at what others have done to the sweep, and at calls that tell nobody of
             their end.
         patience: seconds for which the storage may be away before ``drive`` gives up.
@@ -174,8 +176,7 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         if can_kill is None:
             can_kill = _comes_from(self._executor, "submitit")
         self.can_kill: bool = can_kill
-        # Dask's cancel() is granted to a call that executes, which goes on (distributed/cfexecutor.py).
-        self._cancels: bool = can_kill or not _comes_from(self._executor, "distributed")
+        self._cancels: bool = can_kill or _keeps_cancelled(self._executor)
         self._here: bool = isinstance(self._executor, ThreadPoolExecutor) and not _interprets(self._executor)
         self._workers: int = _workers(self._executor)
         # Why nothing can be submitted any more.
@@ -250,12 +251,12 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
     def _submit(self, call: Call) -> Any:
         """Submit a call; once more if the executor is found broken and there is another."""
         try:
-            return self._working().submit(call)
+            return _submit(self._working(), call)
         except Exception as error:
             if self._make is None or not _is_broken(error):
                 raise
         self._shut_down()
-        return self._working().submit(call)
+        return _submit(self._working(), call)
 
     def _woken(self, _future: object) -> None:
         self._wake.set()
@@ -416,6 +417,34 @@ def _usable(executor: Any) -> Submits:
     return executor  # type: ignore[no-any-return]
 
 
+def _submit(executor: Submits, call: Call) -> Any:
+    """Submit a call, and have a pool of processes watch the worker that it may have started for it.
+
+    It wakes who watches over its workers before it starts another one (CPython 3.11 to 3.13, ``submit`` in
+    concurrent/futures/process.py), so the death of that one would be noticed when another call ends, if any does.
+    """
+    future = executor.submit(call)
+    if _is_process_pool(executor):
+        with suppress(Exception):
+            executor.submit(int)
+    return future
+
+
+def _is_process_pool(executor: object) -> bool:
+    # Not imported for this: multiprocessing changes sys.modules for the whole process.
+    pools = sys.modules.get("concurrent.futures.process")
+    return pools is not None and isinstance(executor, pools.ProcessPoolExecutor)
+
+
+def _keeps_cancelled(executor: object) -> bool:
+    """Return whether a call that could be cancelled does not execute, and harms no other."""
+    if _comes_from(executor, "distributed"):
+        return False  # Dask grants it also to a call that executes, and goes on (distributed/cfexecutor.py)
+    # Before Python 3.12, a pool that breaks stops telling of its calls at the first that was cancelled (terminate_broken
+    # in concurrent/futures/process.py): the others would be waited for without end.
+    return sys.version_info >= (3, 12) or not _is_process_pool(executor)
+
+
 def _workers(executor: object) -> int:
     """Return on how many calls an executor works at once, as far as it says so; else, how many CPUs there are."""
     found = getattr(executor, "_max_workers", None)  # of concurrent.futures and loky
@@ -434,9 +463,7 @@ def _interprets(executor: object) -> bool:
 
 def _check_sendable(executor: object, function: object) -> None:
     """Refuse a function that pickle cannot find again; loky, Dask and submitit send any (cloudpickle)."""
-    # Not imported for this: multiprocessing changes sys.modules for the whole process.
-    pools = sys.modules.get("concurrent.futures.process")
-    if pools is None or not isinstance(executor, pools.ProcessPoolExecutor):
+    if not _is_process_pool(executor):
         return
     try:
         pickle.dumps(function)

@@ -161,6 +161,16 @@ def dying_first(config: Mapping[str, Any]) -> float:
     return 1.0
 
 
+def dying_beside(config: Mapping[str, Any]) -> float:
+    """Die, while another call goes on for long."""
+    if config["x"] == 0:
+        time.sleep(PATIENCE)
+    if config["x"] == 1:
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0
+
+
 def until_stopped(run: Run) -> float:
     (Path(str(run.config["place"])) / f"began.{run.index}").touch()
     while not run.should_stop:
@@ -409,6 +419,16 @@ def test_one_pool_that_breaks_is_replaced_once() -> None:
     agent.drive(sweep)
     assert [run.status for run in sweep.runs()] == [RunStatus.CRASHED] * 2 + [RunStatus.FINISHED] * 4
     assert len(made) == 2
+
+
+def test_a_death_is_noticed_while_other_calls_go_on() -> None:
+    """Also of the worker that was started last."""
+    agent = ExecutorAgent(lambda: ProcessPoolExecutor(2, mp_context=get_context("spawn")), dying_beside, gives="config")
+    sweep = sweep_of(agent, 3)
+    began = time.monotonic()
+    agent.drive(sweep)
+    assert [run.status for run in sweep.runs()] == [RunStatus.CRASHED] * 2 + [RunStatus.FINISHED]
+    assert time.monotonic() - began < PATIENCE
 
 
 def test_without_a_limit_a_pool_has_as_many_as_it_works_on(threads: ThreadPoolExecutor) -> None:
