@@ -10,13 +10,11 @@ from __future__ import annotations
 import os
 import pickle
 import socket
-import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import BrokenExecutor, CancelledError, Executor
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
@@ -27,6 +25,19 @@ from ..core.limits import Objective
 from ..core.values import describe_error, show
 from ..handles.reports import describe, end_by, end_of
 from ..storage.memory import MemoryStorage
+from ._futures import (
+    Submits,
+    cancel,
+    check_sendable,
+    comes_from,
+    has_died,
+    is_broken,
+    keeps_cancelled,
+    shares_memory,
+    submit,
+    usable,
+    workers,
+)
 from .driving import DrivenAgent, Execution, Report, Trace
 
 if TYPE_CHECKING:
@@ -35,20 +46,8 @@ if TYPE_CHECKING:
 
 #: What a function is given: the run's handle, or its configuration alone.
 Gives: TypeAlias = Literal["run", "config"]
-#: Errors by which libraries say that an execution died; they are not imported here. ``FailedJobError``, which is an
-#: ``UncompletedJobError`` too, is an error of the call (submitit/core/utils.py).
-_DIED: Final = {"submitit": "UncompletedJobError", "distributed": "KilledWorker"}
-_FAILED: Final = "FailedJobError"
 #: Seconds after which a job that is still there is cancelled once more; Slurm itself waits for 30 s (KillWait).
 _AGAIN: Final = 60.0
-
-
-class Submits(Protocol):
-    """What an executor has to have: the one method that ``concurrent.futures`` and all others agree on."""
-
-    def submit(self, fn: Callable[[], Any], /) -> Any:
-        """Begin a call soon, and return what stands for it: it has ``done``, ``cancel`` and ``result``."""
-        ...
 
 
 @attrs.frozen
@@ -171,14 +170,14 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         self.gives: Gives = gives
         made = isinstance(executor, type) or not hasattr(executor, "submit")
         self._make: Callable[[], Submits] | None = _maker(executor) if made else None
-        self._executor: Submits | None = _made(self._make) if self._make is not None else _usable(executor)
-        _check_sendable(self._executor, function)
+        self._executor: Submits | None = _made(self._make) if self._make is not None else usable(executor)
+        check_sendable(self._executor, function)
         if can_kill is None:
-            can_kill = _comes_from(self._executor, "submitit")
+            can_kill = comes_from(self._executor, "submitit")
         self.can_kill: bool = can_kill
-        self._cancels: bool = can_kill or _keeps_cancelled(self._executor)
-        self._here: bool = isinstance(self._executor, ThreadPoolExecutor) and not _interprets(self._executor)
-        self._workers: int = _workers(self._executor)
+        self._cancels: bool = can_kill or keeps_cancelled(self._executor)
+        self._here: bool = shares_memory(self._executor)
+        self._workers: int = workers(self._executor)
         # Why nothing can be submitted any more.
         self._broken: str | None = None
 
@@ -239,7 +238,7 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         try:
             future = self._submit(call)
         except Exception as error:
-            if not _is_broken(error):
+            if not is_broken(error):
                 raise
             self._note_broken(error, self._executor)
             return Submitted(run, None, report=partial(_tell, _crash(error)))
@@ -251,19 +250,19 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
     def _submit(self, call: Call) -> Any:
         """Submit a call; once more if the executor is found broken and there is another."""
         try:
-            return _submit(self._working(), call)
+            return submit(self._working(), call)
         except Exception as error:
-            if self._make is None or not _is_broken(error):
+            if self._make is None or not is_broken(error):
                 raise
         self._shut_down()
-        return _submit(self._working(), call)
+        return submit(self._working(), call)
 
     def _woken(self, _future: object) -> None:
         self._wake.set()
 
     def _ask(self, execution: Submitted) -> None:
         if not self.can_kill and self._cancels:  # of a pool: what has not begun is cancelled, and nothing else
-            _cancel(execution.future)
+            cancel(execution.future)
 
     def _end(self, execution: Submitted) -> None:
         if self.can_kill:
@@ -271,10 +270,10 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
             # processes (submitit/local/local.py, Controller.kill_tasks), and they would stay.
             if execution.cancelled_at is None or self._now() - execution.cancelled_at > _AGAIN:
                 execution.cancelled_at = self._now()
-                _cancel(execution.future)
+                cancel(execution.future)
         else:
             # How it ends is of interest unless it never began.
-            execution.ended = self._cancels and _cancel(execution.future)
+            execution.ended = self._cancels and cancel(execution.future)
 
     def _look(self, execution: Submitted) -> Report | None:
         future = execution.future
@@ -303,7 +302,7 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         except BaseException as error:  # of the executor: the call itself returns how it ended
             if isinstance(error, BrokenExecutor):
                 self._note_broken(error, execution.executor)
-            return partial(_tell, _crash(error) if _has_died(error) else end_by(error))
+            return partial(_tell, _crash(error) if has_died(error) else end_by(error))
         return _gone if end is None else partial(_tell, end)
 
     def _find(self, run: Run) -> Trace:
@@ -360,27 +359,6 @@ def _crash(error: BaseException) -> End:
     return End(Exit.SIGNAL, describe(error))
 
 
-def _has_died(error: BaseException) -> bool:
-    """Return whether an executor says by this error that the execution died."""
-    names = [(base.__module__.partition(".")[0], base.__name__) for base in type(error).__mro__]
-    return isinstance(error, BrokenExecutor) or (
-        any(_DIED.get(module) == name for module, name in names) and type(error).__name__ != _FAILED
-    )
-
-
-def _is_broken(error: Exception) -> bool:
-    """Return whether an executor takes no calls any more; of a shutdown only the text tells."""
-    return isinstance(error, BrokenExecutor) or (isinstance(error, RuntimeError) and "shutdown" in str(error).lower())
-
-
-def _cancel(future: Any) -> bool:
-    """Cancel; return whether that was granted. submitit's returns nothing, and fails for a job that is over."""
-    try:
-        return future is not None and future.cancel() is True
-    except Exception:
-        return False
-
-
 def _lives(process: int) -> bool:
     """Return whether there is a process of this number; perhaps another one by now."""
     try:
@@ -408,65 +386,4 @@ def _maker(make: Any) -> Callable[[], Submits]:
 
 
 def _made(make: Callable[[], Submits]) -> Submits:
-    return _usable(make())
-
-
-def _usable(executor: Any) -> Submits:
-    if not callable(getattr(executor, "submit", None)):
-        raise InvalidValue("executor", f"{show(executor)} has no submit()", "e.g. ThreadPoolExecutor(4)")
-    return executor  # type: ignore[no-any-return]
-
-
-def _submit(executor: Submits, call: Call) -> Any:
-    """Submit a call, and have a pool of processes watch the worker that it may have started for it.
-
-    It wakes who watches over its workers before it starts another one (CPython 3.11 to 3.13, ``submit`` in
-    concurrent/futures/process.py), so the death of that one would be noticed when another call ends, if any does.
-    """
-    future = executor.submit(call)
-    if _is_process_pool(executor):
-        with suppress(Exception):
-            executor.submit(int)
-    return future
-
-
-def _is_process_pool(executor: object) -> bool:
-    # Not imported for this: multiprocessing changes sys.modules for the whole process.
-    pools = sys.modules.get("concurrent.futures.process")
-    return pools is not None and isinstance(executor, pools.ProcessPoolExecutor)
-
-
-def _keeps_cancelled(executor: object) -> bool:
-    """Return whether a call that could be cancelled does not execute, and harms no other."""
-    if _comes_from(executor, "distributed"):
-        return False  # Dask grants it also to a call that executes, and goes on (distributed/cfexecutor.py)
-    # Before Python 3.12, a pool that breaks stops telling of its calls at the first that was cancelled (terminate_broken
-    # in concurrent/futures/process.py): the others would be waited for without end.
-    return sys.version_info >= (3, 12) or not _is_process_pool(executor)
-
-
-def _workers(executor: object) -> int:
-    """Return on how many calls an executor works at once, as far as it says so; else, how many CPUs there are."""
-    found = getattr(executor, "_max_workers", None)  # of concurrent.futures and loky
-    return found if isinstance(found, int) and found > 0 else os.cpu_count() or 1
-
-
-def _comes_from(executor: object, library: str) -> bool:
-    """Return whether an executor's class, or one that it is derived from, is of a library."""
-    return any(base.__module__.partition(".")[0] == library for base in type(executor).__mro__)
-
-
-def _interprets(executor: object) -> bool:
-    """Return whether its threads share no objects (InterpreterPoolExecutor, Python 3.14)."""
-    return any(base.__name__ == "InterpreterPoolExecutor" for base in type(executor).__mro__)
-
-
-def _check_sendable(executor: object, function: object) -> None:
-    """Refuse a function that pickle cannot find again; loky, Dask and submitit send any (cloudpickle)."""
-    if not _is_process_pool(executor):
-        return
-    try:
-        pickle.dumps(function)
-    except Exception as error:
-        problem = f"cannot be sent to another process ({describe_error(error)})"
-        raise InvalidValue("function", problem, "define it at the top level of a module") from error
+    return usable(make())
