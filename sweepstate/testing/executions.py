@@ -22,10 +22,13 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
+
+from ..core.status import RunStatus
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -41,12 +44,25 @@ FAILURE: Final = "this execution fails on purpose"
 
 def execute(run: Run) -> Mapping[str, Any]:
     """Do what a run's configuration says; for agents whose executions have the run's handle."""
-    return perform(run.config, lambda: run.should_stop)
+    return perform(run.config, partial(_asked, run))
 
 
 def execute_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Do what a configuration says; for agents whose executions are given no more, and cannot be asked to end."""
     return perform(config)
+
+
+class UnwantedError(Exception):
+    """Raised in an execution that sees that its run was killed: nobody has asked it, and nobody waits for it."""
+
+
+def _asked(run: Run) -> bool:
+    """Return whether a run was asked to end."""
+    if not run.should_stop:
+        return False
+    if run.status is not RunStatus.RUNNING:
+        raise UnwantedError(f"{run!r} was killed")
+    return True
 
 
 def signalled(number: int = signal.SIGTERM) -> Callable[[], bool]:
