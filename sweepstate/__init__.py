@@ -57,6 +57,7 @@ from .storage.memory import MemoryStorage
 from .sweep import Sweep
 
 if TYPE_CHECKING:
+    from .agent.executor import ExecutorAgent
     from .agent.slots import Slots
     from .agent.subprocess import SubprocessAgent
     from .agent.worker import Flapping, Going, GoingReason, work
@@ -82,6 +83,7 @@ __all__ = [
     "Clock",
     "Conflict",
     "Event",
+    "ExecutorAgent",
     "Exhausted",
     "FailureRule",
     "Flapping",
@@ -157,6 +159,7 @@ _LATER = {
     "Flapping": "agent.worker",
     "Going": "agent.worker",
     "GoingReason": "agent.worker",
+    "ExecutorAgent": "agent.executor",
     "SQLiteStorage": "storage.sqlite",
     "Slots": "agent.slots",
     "SubprocessAgent": "agent.subprocess",

@@ -52,8 +52,9 @@ ROOMS = {
     "aio": {"core", "hooks", "handles", "explain", "search", "storage", "outlast"},
     "storage": {"core", "hooks", "outlast"},
     "search": {"core", "hooks"},
-    # An agent that recovers what it has left behind makes handles from tokens.
-    "agent": {"core", "hooks", "handles"},
+    # An agent that recovers what it has left behind makes handles from tokens; and one whose executions are in other
+    # processes refuses a sweep in memory, which they could not reach.
+    "agent": {"core", "hooks", "handles", "storage"},
 }
 #: The package's own page of names knows all but what users test with, and the command line.
 ROOMS["__init__"] = set(ROOMS)

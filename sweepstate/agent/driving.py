@@ -59,7 +59,7 @@ _SLOWEST_BEAT: Final = 30.0
 
 #: Which attempt: sweep, run and attempt.
 Key: TypeAlias = tuple[str, int, int]
-#: Reports how an execution ended, through the handle of its run.
+#: Reports how an execution ended, through the handle of its run; returns the events that it caused.
 Report: TypeAlias = Callable[["Run"], object]
 
 
@@ -154,6 +154,8 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         self._wake: Final = Bell()
         self._interrupts = 0
         self._obeyed = 0
+        # When to tick next. Not each time that something has ended: the commit that reports it fills its slot.
+        self._tick_at = 0.0
         # Whether it is not known of every begun attempt of ours who executes it.
         self._unsettled = True
 
@@ -327,6 +329,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
     def _drive(self, sweep: Sweep) -> None:
         away: float | None = None  # since when the storage has not answered
         self._unsettled = True
+        self._tick_at = 0.0
         while True:
             try:
                 self._obey_interrupts()
@@ -334,10 +337,12 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
                     self._unsettled = False
                     self._recover(sweep)
                 self._look_after_all()
-                pause = self._tick(sweep)
+                if self._now() >= self._tick_at:
+                    self._tick_at = self._now() + self._tick(sweep)
                 if self._is_over(sweep):
                     return
                 away = None
+                pause = self._until_due()
             except SweepNotFound:
                 if self._forget(sweep.id):
                     return
@@ -349,22 +354,25 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
                     raise
                 _log.warning("agent %r: the storage does not answer, trying again: %s", self.name, error)
                 self._unsettled = True
+                self._tick_at = 0.0
                 pause = max(self._poll, min(_SLOWEST_BEAT, (now - away) / 4))
             if pause > 0:
                 self._wait(pause)
 
     def _tick(self, sweep: Sweep) -> float:
-        """Let time act and slots be filled; return for how many seconds nothing is to be done."""
+        """Let time act, deliver orders, and have slots filled; return after how many seconds to do so again."""
         try:
             tick = sweep.tick()
         except AgentError as error:
             # Committed, outstanding, and counted: a start that keeps failing ends its run as not launched.
             _log.warning("%s", error)
             return self._poll
-        if tick.more:
-            return 0.0
+        return 0.0 if tick.more else self._poll
+
+    def _until_due(self) -> float:
+        """Return for how many seconds nothing is to be done: until the next tick, or the next heartbeat."""
         due = [execution.beat_at for execution in list(self._executions.values())]
-        return max(0.0, min(self._poll, *(at - self._now() for at in due)) if due else self._poll)
+        return max(0.0, min([self._tick_at, *due]) - self._now())
 
     def _is_over(self, sweep: Sweep) -> bool:
         if any(key[0] == sweep.id for key in list(self._executions)):
@@ -386,11 +394,12 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
     def _conclude(self, key: Key, execution: ExecutionT) -> None:
         """Report an end, once; if the storage does not take it, it is said again."""
         run, report = execution.run, execution.report
+        had_room = self._has_room()
         try:
-            if execution.ended or report is None:
-                run.gone()
-            else:
-                report(run)
+            caused = run.gone() if execution.ended or report is None else report(run)
+            if not caused or not had_room:
+                # It was reported elsewhere, so no commit of ours fills its slot; or the commit came too early for it.
+                self._tick_at = 0.0
         except InvalidValue as error:  # of what the execution gave as its metrics
             run.fail(error)
         with self._lock:

@@ -15,6 +15,7 @@ from ..core.limits import Objective
 from ..core.values import EMPTY, FrozenDict, check_count, check_text, describe_error, freeze_metrics, show
 
 _MESSAGE: Final = 10_000
+_MOST_CODE: Final = 2**31 - 1
 
 
 def end_of(result: object, objective: Objective | None) -> tuple[End, InvalidValue | None]:
@@ -43,6 +44,25 @@ def end_of(result: object, objective: Objective | None) -> tuple[End, InvalidVal
         # It is the run's error; what can be kept of its result is kept.
         numbers = {str(name): item for name, item in metrics.items() if type(item) in (int, float)}
         return End(Exit.ERROR, describe(error), None, None, freeze_metrics(numbers)), None
+
+
+def end_by(error: BaseException, interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,)) -> End:
+    """Return what an exception that left the body of a run, or its function, says about the run's end.
+
+    Args:
+        error: the exception; SystemExit with nothing or 0 is an end without an error.
+        interrupts: what means that somebody interrupted it.
+    """
+    if isinstance(error, SystemExit):
+        code = error.code
+        if code is None or code == 0:
+            return End(Exit.SUCCESS)
+        # sys.exit takes anything: a text, True, a number that no process can exit with.
+        number = max(-_MOST_CODE, min(int(code), _MOST_CODE)) if isinstance(code, int) else 1
+        return End(Exit.ERROR, describe(code if isinstance(code, str) else show(code)), number)
+    if isinstance(error, interrupts):
+        return End(Exit.INTERRUPT, type(error).__name__, None, 2)
+    return End(Exit.ERROR, describe(error))
 
 
 def make_token(sweep_id: str, index: int, attempt: int, execution: str | None) -> str:

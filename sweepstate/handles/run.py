@@ -12,11 +12,11 @@ from ..core import decide as core
 from ..core.decide import Answer, Change, Decision, Draft, End
 from ..core.errors import AlreadyStarted, SweepstateError
 from ..core.lifecycle import RUN_ENDED, Exit, RunTrigger, Verdict, check
-from ..core.limits import Limits
+from ..core.limits import Limits, Objective
 from ..core.state import RunState
 from ..core.status import Cause, RunStatus
 from ..core.values import EMPTY, FrozenDict, check_count, check_text, freeze_metrics, show
-from .reports import check_code, describe, join, make_token
+from .reports import check_code, describe, end_by, join, make_token
 from .shell import ShellT
 
 _P = ParamSpec("_P")
@@ -25,7 +25,6 @@ EventsT = TypeVar("EventsT")
 #: What a sign of life returns: an ``Answer``, or what is awaited for it.
 AnswerT = TypeVar("AnswerT")
 
-_MOST_CODE: Final = 2**31 - 1
 #: After these reports the handle has nothing more to report.
 _LAST_WORDS: Final[frozenset[Callable[..., object]]] = frozenset({core.end, core.gone, core.release})
 
@@ -99,6 +98,11 @@ class RunHandle(Generic[EventsT, AnswerT, ShellT]):
     def limits(self) -> Limits:
         """What bounds its sweep, as last seen."""
         return self._shell.state.limits
+
+    @property
+    def objective(self) -> Objective | None:
+        """What its sweep is after, as last seen."""
+        return self._shell.state.objective
 
     @property
     def index(self) -> int:
@@ -361,21 +365,7 @@ class RunHandle(Generic[EventsT, AnswerT, ShellT]):
 
     def _leave(self, error: BaseException | None) -> EventsT:
         """Report the end of the body of ``with run``: finish, or what the exception means."""
-        if error is None:
-            return self.finish()
-        if isinstance(error, SystemExit):
-            return self._exited_by(error)
-        if isinstance(error, self._interrupts):
-            return self.interrupt(type(error).__name__)
-        return self.fail(error)
-
-    def _exited_by(self, error: SystemExit) -> EventsT:
-        code = error.code
-        if code is None or code == 0:
-            return self.finish()
-        # sys.exit takes anything: a text, True, a number that no process can exit with.
-        number = max(-_MOST_CODE, min(int(code), _MOST_CODE)) if isinstance(code, int) else 1
-        return self.fail(code if isinstance(code, str) else show(code), exit_code=number)
+        return self.finish() if error is None else self._end(end_by(error, self._interrupts))
 
     def _begun_elsewhere(self) -> AlreadyStarted:
         lease = self._state.lease

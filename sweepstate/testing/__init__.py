@@ -1,10 +1,10 @@
-"""What users test with: a clock, the laws, the explorer, and the contract of storages.
+"""What users test with: a clock, the laws, the explorer, and the contracts of storages and agents.
 
 ``ManualClock`` is a clock that a test moves. ``check_laws`` checks what a storage
 holds against the twelve laws of the lifecycle. ``explore`` enumerates everything
 that can happen to a small sweep with limits of yours. ``StorageContract`` and
-``AsyncStorageContract`` are the tests of a storage of your own; they need pytest,
-and ``check_agreement`` needs hypothesis. Those are loaded when they are asked for.
+``AsyncStorageContract`` are the tests of a storage of your own, ``AgentContract`` those of an
+agent; they need pytest, and ``check_agreement`` needs hypothesis. Those are loaded when they are asked for.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from .explorer import CoreError, Exploration, explore
 from .laws import LAWS, LawViolation, check_commit, check_laws, check_state
 
 if TYPE_CHECKING:
+    from .agent_contract import AgentContract
     from .agreement import agreement_machine, check_agreement
     from .storage_contract import AsyncStorageContract, StorageContract
 
 __all__ = [
     "LAWS",
+    "AgentContract",
     "AsyncStorageContract",
     "CoreError",
     "Exploration",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 _WHERE: Final = {
+    "AgentContract": "agent_contract",
     "AsyncStorageContract": "storage_contract",
     "StorageContract": "storage_contract",
     "agreement_machine": "agreement",

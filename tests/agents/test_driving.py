@@ -332,6 +332,38 @@ def test_metrics_that_are_none_fail_the_run(clock: ManualClock) -> None:
     assert sweep.counts[RunStatus.FAILED] == 2
 
 
+def test_an_end_that_was_reported_elsewhere_makes_room_at_once(clock: ManualClock) -> None:
+    """As by the execution itself: no commit of this agent's has filled its slot, so it looks at the sweep then."""
+
+    def plan(execution: Pretended) -> Report | None:
+        Sweep.open("s", storage=sweep.storage, clock=clock).run_of(execution.run.token).finish(loss=1.0)
+        return lambda run: run.gone()
+
+    agent = Pretending(plan, clock, poll=10.0)
+    sweep = sweep_of(agent, 3, max_active=1)
+    began = clock()
+    agent.drive(sweep)
+    assert clock() - began == 30.0  # one wait a run, as nothing wakes this agent
+    assert sweep.counts[RunStatus.FINISHED] == 3
+
+
+class Narrow(Pretending):
+    """Has room for one, whatever the sweep allows."""
+
+    def _has_room(self) -> bool:
+        return not self._executions
+
+
+def test_room_that_an_end_makes_is_used_at_once(clock: ManualClock) -> None:
+    """Though the commit that reports the end comes before that."""
+    agent = Narrow(lambda e: (lambda run: run.finish()) if e.looks else None, clock, poll=10.0)
+    sweep = sweep_of(agent, 3, max_active=5)
+    began = clock()
+    agent.drive(sweep)
+    assert clock() - began == 30.0
+    assert sweep.counts[RunStatus.FINISHED] == 3
+
+
 # --- outages --------------------------------------------------------------------------------------
 
 
