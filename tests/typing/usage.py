@@ -152,12 +152,16 @@ def limits() -> Limits:
     )
 
 
+def half(run: Run) -> float:
+    return run.index / 2
+
+
 def opening(storage: MemoryStorage) -> Sweep:
     heard: list[Event] = []
     sweep = Sweep(Random({"lr": LogUniform(1e-4, 1e-1), "act": ["relu", "gelu"]}, seed=7), id="resnet", storage=storage)
     assert_type(Sweep.open("resnet", storage=storage, listeners=[heard.append], clock=lambda: 0.0), Sweep)
     Sweep.open("resnet", storage=storage, agent=InlineAgent(lambda run: 0.5))
-    threads = ExecutorAgent(ThreadPoolExecutor(2), lambda run: 0.5)
+    threads = ExecutorAgent(ThreadPoolExecutor(2), half)
     ExecutorAgent(lambda: ProcessPoolExecutor(2), dict, gives="config", name="pool")
     threads.drive(Sweep.open("resnet", storage=storage, agent=threads))
     Sweep.open("resnet", storage=storage, on_listener_error=lambda listener, event, error: None)
