@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import assert_type
 
 from sweepstate import (
@@ -11,6 +11,7 @@ from sweepstate import (
     Cause,
     Conflict,
     Event,
+    ExecutorAgent,
     FailureRule,
     Flapping,
     Going,
@@ -172,11 +173,18 @@ def limits() -> Limits:
     )
 
 
+def half(run: Run) -> float:
+    return run.index / 2
+
+
 def opening(storage: MemoryStorage) -> Sweep:
     heard: list[Event] = []
     sweep = Sweep(Random({"lr": LogUniform(1e-4, 1e-1), "act": ["relu", "gelu"]}, seed=7), id="resnet", storage=storage)
     assert_type(Sweep.open("resnet", storage=storage, listeners=[heard.append], clock=lambda: 0.0), Sweep)
     Sweep.open("resnet", storage=storage, agent=InlineAgent(lambda run: 0.5))
+    threads = ExecutorAgent(ThreadPoolExecutor(2), half)
+    ExecutorAgent(lambda: ProcessPoolExecutor(2), dict, gives="config", name="pool")
+    threads.drive(Sweep.open("resnet", storage=storage, agent=threads))
     Sweep.open("resnet", storage=storage, on_listener_error=lambda listener, event, error: None)
     return sweep
 

@@ -46,8 +46,8 @@ class Process:
     """
 
     def __init__(self, config: Mapping[str, Any], ended: Callable[[], object]) -> None:
-        self.asked = threading.Event()
-        self.killed = threading.Event()
+        self.asked: threading.Event = threading.Event()
+        self.killed: threading.Event = threading.Event()
         self.signal: int | None = None
         self.error: Exception | None = None
         self.metrics: Mapping[str, Any] = {}
