@@ -56,6 +56,7 @@ from .storage.memory import MemoryStorage
 from .sweep import Sweep
 
 if TYPE_CHECKING:
+    from .agent.ray import RayAgent as RayAgent
     from .aio import AsyncRun, AsyncSweep
     from .storage.sqlalchemy import AsyncSQLAlchemyStorage as AsyncSQLAlchemyStorage
     from .storage.sqlalchemy import SQLAlchemyStorage as SQLAlchemyStorage
@@ -148,6 +149,7 @@ _LATER = {
 #: The same, of extras: not in ``__all__``, or a star would need what they need.
 _EXTRAS = {
     "AsyncSQLAlchemyStorage": "storage.sqlalchemy",
+    "RayAgent": "agent.ray",
     "SQLAlchemyStorage": "storage.sqlalchemy",
 }
 

@@ -10,7 +10,7 @@ from ..core import decide as core
 from ..core.decide import Change, Decision, Draft, End
 from ..core.errors import AlreadyStarted
 from ..core.lifecycle import RUN_ENDED, Exit, RunTrigger, Verdict, check
-from ..core.limits import Limits
+from ..core.limits import Limits, Objective
 from ..core.state import RunState
 from ..core.status import Cause, RunStatus
 from ..core.values import EMPTY, FrozenDict, check_count, check_text, freeze_metrics, show
@@ -71,6 +71,11 @@ class RunHandle(Generic[EventsT, AnswerT, ShellT]):
     def limits(self) -> Limits:
         """What bounds its sweep, as last seen."""
         return self._shell.state.limits
+
+    @property
+    def objective(self) -> Objective | None:
+        """What its sweep optimizes, as last seen, if that was said."""
+        return self._shell.state.objective
 
     @property
     def index(self) -> int:
