@@ -1,9 +1,9 @@
 """What of a RayAgent lives in the cluster: the actor that owns its tasks, and what a task is given.
 
 Ray ends the tasks of an owner that dies, so a driver that is to come back may not own them. A detached
-actor does: one for each name of an agent, on the head node, whose death ends the cluster anyway. It submits, cancels, and
-keeps how each execution ended until that is committed. One actor and not one for each run: an actor
-is a process of its own that takes a second to begin, while tasks share workers.
+actor does: one for each name of an agent, on the head node, whose death ends the cluster anyway. It submits,
+cancels, and keeps how each execution ended until that is committed. One actor and not one for each run: an
+actor is a process of its own that takes a second to begin, while tasks share workers.
 
 Nothing here knows a storage: workers need not reach it, nor have its password.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any, Final
@@ -25,10 +26,11 @@ from ..core.limits import Objective
 from ..core.values import FrozenDict
 from ..handles.reports import describe, end_of, join
 
-#: The namespace of the actors, whatever the driver's own is: or a driver that comes back under another would not find them.
+#: The namespace of the actors, whatever the driver's own is: a driver that comes back may have another.
 NAMESPACE: Final = "sweepstate"
 #: How what executed ended with its owner.
 RESTARTED: Final = "the agent's actor died, and Ray ends the tasks of an owner that dies"
+
 
 def ray() -> Any:
     """Return the module ``ray``, imported when it is first needed.
@@ -70,9 +72,10 @@ class RayRun:
         index: its number in the sweep, from 0.
         attempt: 1, 2, 3, ...
         config: its configuration.
+        objective: what its sweep optimizes, if that was said.
     """
 
-    __slots__ = ("_actor", "_agent", "_execution", "_objective", "attempt", "config", "index", "sweep_id")
+    __slots__ = ("_actor", "_agent", "_execution", "attempt", "config", "index", "objective", "sweep_id")
 
     def __init__(
         self,
@@ -87,7 +90,7 @@ class RayRun:
         self.config: FrozenDict = config
         self._agent = agent
         self._execution = execution
-        self._objective = objective
+        self.objective: Objective | None = objective
         self._actor: Any = None
 
     @property
@@ -130,7 +133,7 @@ class RayRun:
 
     def __reduce__(self) -> tuple[object, ...]:
         place = (self.sweep_id, self.index, self.attempt)
-        return _run_of, (place, self.config, self._agent, self._execution, self._objective)
+        return _run_of, (place, self.config, self._agent, self._execution, self.objective)
 
 
 def _run_of(
@@ -155,7 +158,7 @@ def execute(code: bytes, run: RayRun) -> End:
     Exceptions are caught here: they may not pickle, and a SystemExit would take the worker along.
     """
     try:
-        return end_of(_function_of(code)(run), run._objective)[0]  # noqa: SLF001 - of this module
+        return end_of(_function_of(code)(run), run.objective)[0]
     except SystemExit as error:
         return _end_of_exit(error)
     except KeyboardInterrupt:
@@ -179,6 +182,7 @@ def _end_of_exit(error: SystemExit) -> End:
 class _Held:
     """An execution that the actor owns, or whose end it keeps."""
 
+    sweep_id: str
     ref: Any = None
     watch: asyncio.Future[None] | None = None
     end: End | None = None
@@ -221,7 +225,7 @@ class Keeper:
         """Submit an execution, once, and never one that was said not to be here."""
         if self._left or execution in self._held or execution in self._denied:
             return
-        held = self._held[execution] = _Held()
+        held = self._held[execution] = _Held(run.sweep_id)
         try:
             held.ref = _task(options).remote(self._codes[digest], run)
         except KeyError:
@@ -276,10 +280,8 @@ class Keeper:
         self._forget(done)
         if self._changes <= after:
             self._changed.clear()
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), seconds)
-            except TimeoutError:
-                pass
         fresh = [
             News(name, held.end, held.metrics, held.said, held.preempting)
             for name, held in self._held.items()
@@ -287,9 +289,19 @@ class Keeper:
         ]
         return self._life, self._changes, fresh
 
-    async def leave(self, done: Sequence[str]) -> bool:
-        """Return whether nothing is held here, and take nothing any more if so: then it may be ended."""
+    async def leave(self, done: Sequence[str], sweep_id: str | None) -> bool:
+        """Return whether nothing is held here, and take nothing any more if so: then it may be ended.
+
+        Args:
+            done: executions whose end is committed.
+            sweep_id: a sweep of which nothing is wanted any more: what its driver has not claimed by now was
+                concluded by an earlier driver that could not say so, or is of an attempt that was given up.
+        """
         self._forget(done)
+        for execution, held in list(self._held.items()):
+            if held.sweep_id == sweep_id:
+                await self.end(execution)
+                self._forget([execution])
         self._left = not self._held
         return self._left
 

@@ -10,12 +10,14 @@ heartbeats; a sweep with ``max_active`` at what the cluster can execute at once 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
@@ -38,6 +40,8 @@ _log: Final = logging.getLogger("sweepstate")
 _ANSWER: Final = 60.0
 #: Seconds for which the actor is asked to wait for news.
 _LISTEN: Final = 10.0
+#: Seconds after which the one who waits for that sees that nobody is interested any more.
+_GLANCE: Final = 0.5
 #: What the agent decides itself: how often a task is tried, and what comes back.
 _OURS: Final = frozenset({"max_retries", "num_returns", "retry_exceptions"})
 
@@ -68,6 +72,7 @@ class _Link:
         self.actor = actor
         self.birth = birth
         self.life = life
+        self.listener: threading.Thread | None = None
 
 
 class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
@@ -82,9 +87,9 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
     then counts. A kill ends the worker. A worker, a node or a memory that gave out make the run CRASHED; Ray
     is never asked to retry, ``limits.retries`` is.
 
-    If the driver dies, what executes goes on. Start it again with the same name on the same cluster, and it goes on with
-    its runs, those that ended meanwhile included. After another cluster was started, they are left to
-    silence (``heartbeat_timeout``): nobody can say whether the first one is gone.
+    If the driver dies, what executes goes on. Start it again with the same name on the same cluster, and it
+    goes on with its runs, those that ended meanwhile included. After another cluster was started, they are
+    left to silence (``heartbeat_timeout``): nobody can say whether the first one is gone.
 
     Raises:
         InvalidValue: an argument cannot be.
@@ -145,13 +150,16 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
     def drive(self, sweep: Sweep, *, signals: bool = True) -> None:
         """Drive a sweep until it is done; see ``DrivenAgent.drive``. Leaves the cluster if nothing executes there."""
         super().drive(sweep, signals=signals)
-        self.close()
+        self._leave(sweep.id)
 
     def close(self) -> bool:
         """End the agent's actor in the cluster, if it has nothing left; return whether it has not.
 
-        What executes is not touched. It is used again when it is needed.
+        What executes is not touched. ``drive`` does this in the end; it is of use to those who tick.
         """
+        return self._leave(None)
+
+    def _leave(self, sweep_id: str | None) -> bool:
         if self._executions or self._launching:
             return False
         with self._linking:
@@ -159,12 +167,14 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         if link is None:
             return True
         try:
-            left: bool = ray().get(link.actor.leave.remote(self._done[:]), timeout=_ANSWER)
+            left: bool = ray().get(link.actor.leave.remote(self._done[:], sweep_id), timeout=_ANSWER)
         except _errors().RayActorError:
             left = True
         if left:
             ray().kill(link.actor)
+        self._stop_listening(link)
         self._done.clear()
+        self._news.clear()
         return left
 
     # --- what DrivenAgent asks ---------------------------------------------------------------------
@@ -199,7 +209,8 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         if news is None:
             return self._missing(execution)
         if news.preempting and not execution.preempting:
-            _mark_preempting(run)
+            with suppress(IllegalTransition):  # it has nobody any more: its verdict stands
+                run.mark_preempting()
             execution.preempting = True
         if news.metrics is not None and news.said > execution.said:
             run.report(news.metrics)
@@ -250,11 +261,22 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
             return link
         with self._linking:
             if self._link is None:
-                self._link = _Link(*self._meet())
-                threading.Thread(
-                    target=self._listen, args=(self._link,), name=f"sweepstate-{self.name}", daemon=True
-                ).start()
+                link = self._link = _Link(*self._meet())
+                link.listener = threading.Thread(
+                    target=self._listen, args=(link,), name=f"sweepstate agent {self.name}", daemon=True
+                )
+                link.listener.start()
+                # Ray leaves when the interpreter exits, and ends a process whose threads still ask it with status 1.
+                # What is registered last is called first.
+                atexit.register(self._stop_listening, link)
             return self._link
+
+    def _stop_listening(self, link: _Link) -> None:
+        atexit.unregister(self._stop_listening)
+        if self._link is link:
+            self._link = None
+        if link.listener is not None:
+            link.listener.join(_ANSWER)
 
     def _meet(self) -> tuple[Any, str, str]:
         """Return the agent's actor, made if there is none, and which birth and life of it."""
@@ -282,7 +304,11 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         while self._link is link:
             done = self._done[:]
             try:
-                life, after, fresh = ray().get(link.actor.news.remote(after, done, _LISTEN))
+                answer = link.actor.news.remote(after, done, _LISTEN)
+                while not ray().wait([answer], timeout=_GLANCE)[0]:
+                    if self._link is not link:
+                        return
+                life, after, fresh = ray().get(answer)
             except Exception as error:
                 if self._link is not link or not ray().is_initialized():
                     return
@@ -315,15 +341,7 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
 
 def _name(run: Run) -> str:
     """Return what names the execution of a run whose start is reported."""
-    assert run.execution is not None
-    return run.execution
-
-
-def _mark_preempting(run: Run) -> None:
-    try:
-        run.mark_preempting()
-    except IllegalTransition:
-        pass  # it has nobody any more: its verdict stands
+    return run.execution or ""
 
 
 def _report_of(end: End) -> Report:
@@ -335,7 +353,7 @@ def _report_of(end: End) -> Report:
             return lambda run: run.fail(text, exit_code=end.exit_code)
         case Exit.INTERRUPT:
             return lambda run: run.interrupt(text)
-        case Exit.SIGNAL:
+        case _:
             return lambda run: run.crash(text)
 
 

@@ -35,8 +35,7 @@ def test_ray_in_a_network_of_its_own() -> None:
         timeout=540,
         check=False,
     )
-    print(done.stdout, done.stderr)  # pytest shows it if this fails
-    assert done.returncode == 0
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed, "nothing was collected"
     assert "skipped" not in done.stdout

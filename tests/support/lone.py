@@ -13,8 +13,9 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 _NEWUSER, _NEWNET = 0x10000000, 0x40000000  # see unshare(2)
 _GETFLAGS, _SETFLAGS, _UP = 0x8913, 0x8914, 1  # see netdevice(7)
 
@@ -46,11 +47,11 @@ def enter() -> None:
 def permitted() -> bool:
     """Return whether a process may have a namespace of its own here."""
     program = "from tests.support.lone import enter; enter()"
-    root = os.path.join(os.path.dirname(__file__), "..", "..")
-    return subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, check=False).returncode == 0
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
 
 
-def main(command: Sequence[str]) -> None:
+def main(command: list[str]) -> None:
     """Enter, and become the command."""
     enter()
     os.execvp(command[0], command)

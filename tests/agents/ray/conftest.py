@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tests.support.lone import is_lone
 collect_ignore_glob = [] if is_lone() and importlib.util.find_spec("ray") else ["test_*.py"]
 
 #: Generous: the machine may be busy with other things.
-PATIENCE = 90.0
+PATIENCE = 60.0
 
 
 def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
@@ -103,10 +104,10 @@ def nodes() -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", directory)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        import ray  # noqa: PLC0415 - it reads its settings when it is imported
-        from ray.cluster_utils import Cluster  # noqa: PLC0415
-
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": SIZE, **NODE})
+        ray: Any = import_module("ray")  # now: it reads its settings when it is imported
+        cluster = import_module("ray.cluster_utils").Cluster(
+            initialize_head=True, head_node_args={"num_cpus": SIZE, **NODE}
+        )
         try:
             ray.init(address=cluster.address, log_to_driver=False, _node_ip_address="127.0.0.1")
             yield Nodes(cluster, SIZE)
