@@ -301,16 +301,16 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
     def _listen(self, link: _Link) -> None:
         """Hear from the actor, in a thread of its own, until it is left."""
         after = 0
-        while self._link is link:
+        while self._is_heard(link):
             done = self._done[:]
             try:
                 answer = link.actor.news.remote(after, done, _LISTEN)
                 while not ray().wait([answer], timeout=_GLANCE)[0]:
-                    if self._link is not link:
+                    if not self._is_heard(link):
                         return
                 life, after, fresh = ray().get(answer)
             except Exception as error:
-                if self._link is not link or not ray().is_initialized():
+                if not self._is_heard(link):
                     return
                 _log.warning("agent %r: its actor does not answer: %s", self.name, error)
                 after = self._meet_again(link)
@@ -323,6 +323,10 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
                 self._news[news.execution] = news
             if fresh:
                 self._wake.set()
+
+    def _is_heard(self, link: _Link) -> bool:
+        # To ask Ray after its shutdown ends the process.
+        return self._link is link and bool(ray().is_initialized())
 
     def _meet_again(self, link: _Link) -> int:
         """Find the actor after a restart, or have another; return the cursor to begin with."""

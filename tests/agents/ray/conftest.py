@@ -23,6 +23,7 @@ import pytest
 from sweepstate import Sweep
 from sweepstate.agent.ray import RayAgent
 from tests.support.lone import is_lone
+from tests.support.ray_nodes import Nodes, started
 
 collect_ignore_glob = [] if is_lone() and importlib.util.find_spec("ray") else ["test_*.py"]
 
@@ -63,58 +64,11 @@ def driven(agent: RayAgent, sweep: Sweep) -> Iterator[None]:
         raise errors[0]
 
 
-@attrs.frozen
-class Nodes:
-    """The cluster of the tests.
-
-    Attributes:
-        cluster: Ray's own, for tests.
-        size: of each node, in processors that it believes to have.
-    """
-
-    cluster: Any
-    size: int
-
-    @property
-    def address(self) -> str:
-        address: str = self.cluster.address
-        return address
-
-    def add(self) -> Any:
-        """Start one more node, and return it."""
-        node = self.cluster.add_node(num_cpus=self.size, **NODE)
-        self.cluster.wait_for_nodes()
-        return node
-
-    def kill(self, node: Any) -> None:
-        """Kill a node, with no chance for anything."""
-        self.cluster.remove_node(node, allow_graceful=False)
-
-
-SIZE = 3
-NODE: dict[str, Any] = {"object_store_memory": 80_000_000, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-
-
 @pytest.fixture(scope="session")
 def nodes() -> Iterator[Nodes]:
     """Return a cluster of one node, which each test may add to, with this process connected."""
-    if not is_lone():
-        pytest.fail("Ray would listen on interfaces of this machine: it is started in a namespace of its own only")
-    directory = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: its sockets have at most 107 bytes of path
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", directory)
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray: Any = import_module("ray")  # now: it reads its settings when it is imported
-        cluster = import_module("ray.cluster_utils").Cluster(
-            initialize_head=True, head_node_args={"num_cpus": SIZE, **NODE}
-        )
-        try:
-            ray.init(address=cluster.address, log_to_driver=False, _node_ip_address="127.0.0.1")
-            yield Nodes(cluster, SIZE)
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
-            shutil.rmtree(directory, ignore_errors=True)
+    with started() as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.agents.ray.conftest import PATIENCE, Nodes
+from tests.agents.ray.conftest import PATIENCE
+from tests.support.ray_nodes import Nodes
 
 ROOT = Path(__file__).parents[3]
 

@@ -29,7 +29,8 @@ from sweepstate import (
 )
 from sweepstate.agent.ray import RayAgent, RayRun
 from sweepstate.core.events import RunEnded, RunRequeued
-from tests.agents.ray.conftest import PATIENCE, Nodes, driven, eventually
+from tests.agents.ray.conftest import PATIENCE, driven, eventually
+from tests.support.ray_nodes import Nodes
 
 pytestmark = pytest.mark.usefixtures("nodes")
 
