@@ -28,6 +28,8 @@ from ..handles.reports import describe, end_of, join
 
 #: The namespace of the actors, whatever the driver's own is: a driver that comes back may have another.
 NAMESPACE: Final = "sweepstate"
+#: Bytes up to which a function travels with its task, as Ray does it, instead of being fetched by the worker.
+_SMALL: Final = 50_000
 #: How what executed ended with its owner.
 RESTARTED: Final = "the agent's actor died, and Ray ends the tasks of an owner that dies"
 
@@ -218,7 +220,7 @@ class Keeper:
         if self._left:
             return None
         if digest not in self._codes:
-            self._codes[digest] = ray().put(code)
+            self._codes[digest] = code if len(code) <= _SMALL else ray().put(code)
         return self._birth, self._life
 
     async def begin(self, digest: str, execution: str, run: RayRun, options: Mapping[str, Any]) -> None:

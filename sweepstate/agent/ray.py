@@ -40,6 +40,8 @@ _log: Final = logging.getLogger("sweepstate")
 _ANSWER: Final = 60.0
 #: Seconds for which the actor is asked to wait for news.
 _LISTEN: Final = 10.0
+#: Seconds after which an order of which nothing was heard is asked after; to ask costs a millisecond.
+_DOUBT: Final = 5.0
 #: Seconds after which the one who waits for that sees that nobody is interested any more.
 _GLANCE: Final = 0.5
 #: What the agent decides itself: how often a task is tried, and what comes back.
@@ -55,12 +57,14 @@ class RayExecution(Execution):
     Attributes:
         life: of the actor that it was given to; in another life of it, it is gone.
         order: what becomes of the actor's order to begin, until that is known.
+        doubted_at: when to ask for that, by the agent's own clock.
         said: how many of its reports are committed.
         preempting: whether it is committed that it is preempting.
     """
 
     life: str
     order: Any = None
+    doubted_at: float = 0.0
     said: int = 0
     preempting: bool = False
 
@@ -195,7 +199,8 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         name = _name(run)
         place = (run.sweep_id, run.index, run.attempt)
         task = RayRun(place, run.config, agent=self.name, execution=name, objective=run.objective)
-        return RayExecution(run, link.life, link.actor.begin.remote(self._digest, name, task, prepared))
+        order = link.actor.begin.remote(self._digest, name, task, prepared)
+        return RayExecution(run, link.life, order, self._now() + _DOUBT)
 
     def _ask(self, execution: RayExecution) -> None:
         self._connect().actor.ask.remote(_name(execution.run), self._interrupt)
@@ -246,7 +251,10 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
 
     def _is_lost(self, execution: RayExecution) -> bool:
         """Return whether the order to begin did not reach the actor."""
-        if execution.order is None or not ray().wait([execution.order], timeout=0)[0]:
+        if execution.order is None or self._now() < execution.doubted_at:
+            return False
+        if not ray().wait([execution.order], timeout=0)[0]:
+            execution.doubted_at += _DOUBT
             return False
         order, execution.order = execution.order, None
         try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support import ray_nodes
 from tests.support.lone import permitted
 
 ROOT = Path(__file__).parents[2]
@@ -39,3 +41,10 @@ def test_ray_in_a_network_of_its_own() -> None:
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed, "nothing was collected"
     assert "skipped" not in done.stdout
+
+
+def test_ray_is_not_started_where_it_could_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests and the benchmark start it in one place, which looks first."""
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
+    with pytest.raises(RuntimeError, match="would listen"), ray_nodes.started():
+        pytest.fail("it was started")

@@ -117,7 +117,11 @@ def main(count: int) -> None:
             return stack.enter_context(SQLiteStorage(path))
 
         sqlite.made = 0  # type: ignore[attr-defined]
-        peers = {"bare tasks": bare(0.0), "RayAgent, in memory": agent(stack, 0.0, MemoryStorage), "RayAgent": agent(stack, 0.0, sqlite)}
+        peers = {
+            "bare tasks": bare(0.0),
+            "RayAgent, in memory": agent(stack, 0.0, MemoryStorage),
+            "RayAgent": agent(stack, 0.0, sqlite),
+        }
         longer = {"bare tasks": bare(0.05), "RayAgent": agent(stack, 0.05, sqlite)}
         for batch in (*peers.values(), *longer.values()):
             batch(2 * SLOTS)  # starts processes

@@ -7,17 +7,12 @@ where there is nothing to listen on: tests/agents/test_real_ray.py begins such a
 from __future__ import annotations
 
 import importlib.util
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-import attrs
 import pytest
 
 from sweepstate import Sweep

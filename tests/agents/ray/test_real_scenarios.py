@@ -68,9 +68,11 @@ def pids(notes: Path) -> list[int]:
 # --- how runs end ---------------------------------------------------------------------------------
 
 
-def test_each_point_is_executed_once_and_its_metrics_return() -> None:
-    """A mapping, or a number where the sweep says what it is."""
-    agent = RayAgent(lambda run: run.config["x"] * 2.0, name="points")
+@pytest.mark.parametrize("carried", [0, 200_000])
+def test_each_point_is_executed_once_and_its_metrics_return(carried: int) -> None:
+    """Whether the function is small, and travels with each task, or large, and is fetched by each worker."""
+    blob = bytes(carried)
+    agent = RayAgent(lambda run: run.config["x"] * 2.0 + len(blob) - carried, name="points")
     sweep = sweep_of(agent, 20, max_active=4)
     agent.drive(sweep)
     assert (sweep.status, sweep.done) == (SweepStatus.FINISHED, True)
