@@ -23,14 +23,14 @@ from typing import Any
 from sweepstate import Grid, Limits, MemoryStorage, Objective, RunStatus, SQLiteStorage, Sweep
 from sweepstate.agent.ray import RayAgent
 from sweepstate.hooks import Storage
-from tests.benchmarks.common import Row, interleaved, ratio, show
+from tests.benchmarks.common import Batch, Row, interleaved, ratio, show
 from tests.support.ray_nodes import started
 
 ROUNDS = 7
 SLOTS = 4
 
 
-def bare(seconds: float) -> Callable[[int], None]:
+def bare(seconds: float) -> Batch:
     """Return what executes bare tasks, ``SLOTS`` at a time."""
     ray: Any = import_module("ray")
 
@@ -61,7 +61,7 @@ class Warm(RayAgent):
         return sweep_id is None and super()._leave(None)
 
 
-def agent(stack: contextlib.ExitStack, seconds: float, storage: Callable[[], Storage]) -> Callable[[int], None]:
+def agent(stack: contextlib.ExitStack, seconds: float, storage: Callable[[], Storage]) -> Batch:
     """Return what drives a sweep, ``SLOTS`` runs at a time."""
 
     def function(run: Any) -> dict[str, float]:
@@ -85,7 +85,7 @@ def agent(stack: contextlib.ExitStack, seconds: float, storage: Callable[[], Sto
     return batch
 
 
-def tuner(directory: Path) -> Callable[[int], None]:
+def tuner(directory: Path) -> Batch:
     """Return what Ray Tune makes of the same points, without output."""
     tune: Any = import_module("ray.tune")
 
