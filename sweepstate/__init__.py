@@ -58,6 +58,7 @@ from .sweep import Sweep
 
 if TYPE_CHECKING:
     from .agent.executor import ExecutorAgent
+    from .agent.ray import RayAgent as RayAgent
     from .agent.slots import Slots
     from .agent.subprocess import SubprocessAgent
     from .agent.worker import Flapping, Going, GoingReason, work
@@ -171,6 +172,7 @@ _LATER = {
 #: The same, of extras: not in ``__all__``, or a star would need what they need.
 _EXTRAS = {
     "AsyncSQLAlchemyStorage": "storage.sqlalchemy",
+    "RayAgent": "agent.ray",
     "SQLAlchemyStorage": "storage.sqlalchemy",
 }
 

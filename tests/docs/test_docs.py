@@ -9,6 +9,7 @@ Conventions of the pages, which are README.md and docs/*.md:
 - ``<!-- needs postgresql -->`` there says that it needs a server, whose URL it finds as ``DATABASE_URL``: an empty
   schema of its own. Such a page is executed without those blocks, and once more with them; where there is no
   server, that is skipped, and fails where CI is set (see tests/support/databases.py).
+- ``<!-- needs ray -->`` says that it needs a Ray cluster; tests/agents/ray/test_real_page.py executes these.
 """
 
 from __future__ import annotations
