@@ -88,7 +88,9 @@ class RayRun:
         execution: str,
         objective: Objective | None,
     ) -> None:
-        self.sweep_id, self.index, self.attempt = place
+        self.sweep_id: str = place[0]
+        self.index: int = place[1]
+        self.attempt: int = place[2]
         self.config: FrozenDict = config
         self._agent = agent
         self._execution = execution

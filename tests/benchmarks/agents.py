@@ -2,7 +2,8 @@
 
     python tests/benchmarks/agents.py [SECTION ...]
 
-Each section is a function that prints what it measures, and returns the lines of the summary.
+Each section is a function that prints what it measures, and returns the lines of the summary. Ray is measured by
+``agents_ray.py``, as it needs a network namespace of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from statistics import median
 from sweepstate import Grid, Limits, RunStatus, Sweep
 from sweepstate.agent._processes import stat_of, with_environment
 from sweepstate.agent.subprocess import SubprocessAgent
+from tests.benchmarks.agents_executor import executor
+from tests.benchmarks.agents_worker import worker
 from tests.benchmarks.common import Batch, Row, interleaved, ratio, show
 
 _NOTHING = [sys.executable, "-S", "-c", "pass"]
@@ -74,7 +77,11 @@ def _cancel(count: int, workdir: str) -> float:
     return took
 
 
-SECTIONS: dict[str, Callable[[], list[Row]]] = {"subprocess": subprocess_agent}
+SECTIONS: dict[str, Callable[[], list[Row]]] = {
+    "worker": worker,
+    "subprocess": subprocess_agent,
+    "executor": executor,
+}
 
 
 def main(names: list[str]) -> None:
