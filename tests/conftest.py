@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Final
 
@@ -12,6 +13,11 @@ from hypothesis import HealthCheck, Phase, settings
 from sweepstate import Event, MemoryStorage, replay, to_dict
 from sweepstate.core.questions import ByIndex
 from tests.support import edges
+
+# What a script runs in its background is started with SIGINT ignored, and would hand that on to the programs that tests
+# start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # `pytest` takes the same few seconds everywhere and always tries the same examples; a long search by hand:
 # SWEEPSTATE_HYPOTHESIS=deep pytest tests/test_machine.py

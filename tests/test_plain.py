@@ -45,6 +45,7 @@ from sweepstate import (
     SearchError,
     SearchMismatch,
     SearchMissing,
+    ShouldStop,
     StaleAttempt,
     StorageError,
     Sweep,
@@ -345,6 +346,7 @@ ERRORS: list[SweepstateError] = [
     OutcomeUnknown("the connection broke"),
     GaveWay("s", -1, -1, "deadlock detected"),
     AgentError("a", ("start <Run>: OSError: no host",)),
+    ShouldStop("s", 3, 1, Answer.STOP),
 ]
 
 
@@ -937,6 +939,7 @@ def test_every_public_class_is_treated_here() -> None:
     """Whatever can be constructed by its public name is either tried above, or is no constructor of a user's values."""
     tried = {"Limits", "FailureRule", "Objective", "Sweep", "InlineAgent", "MemoryStorage"}
     elsewhere = {"Grid", "Random", "SQLiteStorage", "ThreadedStorage"}  # tests/search, tests/storage
+    elsewhere |= {"ExecutorAgent", "SubprocessAgent", "Slots", "Flapping", "Going"}  # tests/agents
     made_here = {
         "AsyncRun",
         "AsyncSweep",  # tests/test_aio.py

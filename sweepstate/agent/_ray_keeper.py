@@ -38,8 +38,16 @@ def ray() -> Any:
     """Return the module ``ray``, imported when it is first needed.
 
     By name, because it has no types worth following, and need not be there where types are checked.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
     """
-    return import_module("ray")
+    try:
+        return import_module("ray")
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ModuleNotFoundError("RayAgent needs Ray: pip install 'sweepstate[ray]'", name="ray") from None
 
 
 def actor_name(agent: str) -> str:

@@ -5,6 +5,7 @@ the file may be copied to where sweepstate is not installed.
 
     from sweepstate.agent import child
 
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which is what a stop sends, too; here it is asked for
     config = {"lr": 0.1, **child.config()}
     for epoch in range(50):
         child.report(loss=train_one_epoch(**config))

@@ -258,13 +258,13 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
             return
         try:
             execution = self._launch(run, prepared)
+            execution.beat_at = self._now() + self._beat_every(run)
         except BaseException as error:
             self._discard(prepared)
             run.fail(error)
             if not isinstance(error, Exception):
                 raise
             return
-        execution.beat_at = self._now() + self._beat_every(run)
         with self._lock:
             self._executions[key] = execution
         self._wake.set()
@@ -296,7 +296,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
 
     # --- driving ----------------------------------------------------------------------------------
 
-    def drive(self, sweep: Sweep, *, signals: bool = True) -> None:
+    def drive(self, sweep: Sweep, *, signals: bool = True) -> bool:
         """Drive a sweep until it is done: tick, keep slots filled, look after executions. Blocks.
 
         A sweep that is paused is waited for. An outage of the storage is waited out, for ``patience`` seconds;
@@ -308,6 +308,9 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
             signals: in the main thread, let Ctrl-C (SIGINT) mean: the first time, take no more runs, wait
                 for those that execute, and return; the second time, ask them to stop; the third
                 time, end them abruptly.
+
+        Returns:
+            Whether the sweep is done: False if it was interrupted, or deleted, before.
 
         Raises:
             InvalidValue: the sweep has another agent, or it is being driven in another thread.
@@ -325,6 +328,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
                 self._drive(sweep)
         finally:
             self._driving.release()
+        return sweep.done
 
     def _drive(self, sweep: Sweep) -> None:
         away: float | None = None  # since when the storage has not answered
@@ -492,15 +496,17 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
     def _obey(self, which: int) -> None:
         executions = list(self._executions.values())
         if which == 1:
-            _log.warning("agent %r: interrupted; no more runs, %d still execute", self.name, len(executions))
+            text = "agent %r: no more runs are begun, executing still: %d; Ctrl-C again asks these to stop"
+            _log.warning(text, self.name, len(executions))
             self._leaving = True
         elif which == 2:
-            _log.warning("agent %r: interrupted again; asking %d runs to stop", self.name, len(executions))
+            text = "agent %r: what executes is asked to stop: %d; Ctrl-C again ends it"
+            _log.warning(text, self.name, len(executions))
             for execution in executions:
                 execution.run.stop("interrupted", actor=self.name)
                 self._ask_once(execution)
         else:
-            _log.warning("agent %r: interrupted again; ending %d runs", self.name, len(executions))
+            _log.warning("agent %r: what executes is ended: %d", self.name, len(executions))
             for execution in executions:
                 execution.run.kill("interrupted", actor=self.name)
                 self._end_abruptly(execution)

@@ -181,8 +181,11 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         # Why nothing can be submitted any more.
         self._broken: str | None = None
 
-    def drive(self, sweep: Sweep, *, signals: bool = True) -> None:
+    def drive(self, sweep: Sweep, *, signals: bool = True) -> bool:
         """Drive a sweep until it is done; see ``DrivenAgent.drive``.
+
+        Returns:
+            Whether the sweep is done.
 
         Raises:
             InvalidValue: as there; or the sweep's handles cannot be sent to another process.
@@ -192,11 +195,12 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         self._check(sweep)
         self._check_working()
         try:
-            super().drive(sweep, signals=signals)
+            done = super().drive(sweep, signals=signals)
         finally:
             if self._make is not None and not self._executions:
                 self._shut_down()
         self._check_working()
+        return done
 
     def _check_working(self) -> None:
         if self._broken is not None:

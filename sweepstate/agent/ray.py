@@ -151,10 +151,11 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         #: Executions whose end is committed, of which the actor has not been told yet.
         self._done: Final[list[str]] = []
 
-    def drive(self, sweep: Sweep, *, signals: bool = True) -> None:
+    def drive(self, sweep: Sweep, *, signals: bool = True) -> bool:
         """Drive a sweep until it is done; see ``DrivenAgent.drive``. Leaves the cluster if nothing executes there."""
-        super().drive(sweep, signals=signals)
+        done = super().drive(sweep, signals=signals)
         self._leave(sweep.id)
+        return done
 
     def close(self) -> bool:
         """End the agent's actor in the cluster, if it has nothing left; return whether it has not.
@@ -317,7 +318,10 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
                     if not self._is_heard(link):
                         return
                 life, after, fresh = ray().get(answer)
-            except Exception as error:
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # Ray raises SystemExit too, which would end this thread in silence
                 if not self._is_heard(link):
                     return
                 _log.warning("agent %r: its actor does not answer: %s", self.name, error)

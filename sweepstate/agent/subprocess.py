@@ -50,8 +50,9 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
     reported; so nothing of an attempt executes when its lease is over. (What begins a session of its own, such as
     a daemon, is out of reach, except for one that an orchestrator finds when it comes back.)
 
-    An exit code of 0 finishes the run, any other fails it, a signal crashes it; see "How a run ends" in the
-    documentation of the lifecycle. The last lines of its output become the run's message unless it finished.
+    An exit code of 0 finishes the run, any other fails it, a signal crashes it (SIGINT: it is KILLED); see "How an
+    execution ends" in the documentation of the lifecycle. The last lines of its output become the run's message
+    unless it finished.
 
     The program finds its configuration in its arguments, as JSON in ``SWEEPSTATE_CONFIG`` (unless it is longer than
     100,000 bytes) and in the file that ``SWEEPSTATE_CONFIG_FILE`` names; ``SWEEPSTATE_SWEEP``,

@@ -90,8 +90,9 @@ def work(
             it to stop; leave now.
         preemptible: whether SIGTERM says that the machine is about to be taken away, in the main thread: the run is
             marked as preempting, SystemExit(143) is raised in the function, once, and then out of ``work``. It is
-            not asked to stop, because then it would be KILLED and not queued again (the table of layer A4), and a
-            loop that looks at ``run.should_stop`` and returns would have its run FINISHED.
+            not asked to stop, because then it would be KILLED and not queued again (see "How an execution ends" in the
+            documentation of the lifecycle), and a loop that looks at ``run.should_stop`` and returns would have its
+            run FINISHED.
         sleep: waits so many seconds; for tests. By default, a wait that a signal ends.
         random: returns a number from 0 to 1, by which workers that were sent away at once come back at different
             times.

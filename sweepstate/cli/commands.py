@@ -158,6 +158,6 @@ def _bound(handle: Sweep, most: int | None) -> None:
         handle.set_limits(max_active=most)
     elif handle.limits.max_active is None:
         raise UsageError(
-            f"sweep {printable(handle.id)!r} has no limit max_active, so all its runs would be started at once: "
+            f"sweep {printable(handle.id)!r} does not say how many of its runs may execute at once: "
             "give --max-active N, which is kept with the sweep"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, TypeVar
@@ -117,8 +116,7 @@ def _add_status(parser: Parser) -> None:
 def _add_agent(parser: Parser) -> None:
     parser.add_argument(
         "--name",
-        default=socket.gethostname(),
-        help="the agent's name, the same when it is started again, and no other's (the machine's name)",
+        help="the agent's name, the same when it is started again, and no other's (subprocess@ and the machine's name)",
     )
     parser.add_argument(
         "--max-active",

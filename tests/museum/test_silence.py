@@ -214,7 +214,7 @@ def test_36_failed_crashed_and_killed_are_told_apart() -> None:
         (RunStatus.CRASHED, Cause.SIGNAL, "out of memory"),
         (RunStatus.KILLED, Cause.KILLED, None),
         (RunStatus.KILLED, Cause.WITHDRAWN, None),
-        (RunStatus.CRASHED, Cause.LOST, "nothing was heard of it since 1000"),
+        (RunStatus.CRASHED, Cause.LOST, "nothing was heard of it for 360 s"),
     ]
     assert abandoned.refresh().attempt == 1
     assert sweep[1].state.signal == 9

@@ -81,7 +81,7 @@ def _suspected(draft: Draft, run: RunState, lease: Lease, heard: float | None) -
     elif trigger is RunTrigger.KILL:
         kill(draft, run, Cause.STOPPED, Fate.LOST)
     else:
-        report = End(Exit.SILENCE, f"nothing was heard of it since {known:g}")
+        report = End(Exit.SILENCE, f"nothing was heard of it for {max(0.0, draft.at - known):.0f} s")
         give_verdict(draft, run, RunStatus.CRASHED, Cause.LOST, Fate.LOST, report)
 
 

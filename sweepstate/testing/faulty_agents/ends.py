@@ -93,9 +93,9 @@ class NeverBeats(PretendingAgent):
 class ReportsForTheNewestAttempt(PretendingAgent):
     """An end is reported by the run's number, for whichever attempt it has by then (airflow#52754)."""
 
-    def drive(self, sweep: Sweep, *, signals: bool = True) -> None:
+    def drive(self, sweep: Sweep, *, signals: bool = True) -> bool:
         self._sweep = sweep
-        super().drive(sweep, signals=signals)
+        return super().drive(sweep, signals=signals)
 
     def _conclude(self, key: Key, execution: Running) -> None:
         execution.run = self._sweep[execution.run.index]

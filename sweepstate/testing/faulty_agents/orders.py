@@ -57,9 +57,9 @@ class NeverSaysThatNothingBegan(PretendingAgent):
 class BeginsOnlyWhatItSawCreated(PretendingAgent):
     """What is to be started is kept in memory, and forgotten with its process (ray#12347)."""
 
-    def drive(self, sweep: Sweep, *, signals: bool = True) -> None:
+    def drive(self, sweep: Sweep, *, signals: bool = True) -> bool:
         self._known = sweep.refresh().state.created
-        super().drive(sweep, signals=signals)
+        return super().drive(sweep, signals=signals)
 
     def start(self, order: Start) -> None:
         if order.index >= self._known:

@@ -13,11 +13,7 @@ from sweepstate.agent.ray import RayAgent, RayRun
 from sweepstate.testing import AgentContract
 from sweepstate.testing.executions import perform
 
-pytestmark = [
-    pytest.mark.usefixtures("nodes"),
-    # Of an orchestrator that a test has left behind within this process: Ray ends the thread that listens to its actor.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
-]
+pytestmark = pytest.mark.usefixtures("nodes")
 
 
 def execute(run: RayRun) -> Mapping[str, Any]:
@@ -36,4 +32,7 @@ class TestRay(AgentContract):
         return RayAgent(execute, interrupts=False, poll=0.1)
 
     def again(self, agent: Agent) -> RayAgent:
-        return RayAgent(execute, name=cast(RayAgent, agent).name, interrupts=False, poll=0.1)
+        first = cast(RayAgent, agent)
+        if first._link is not None:
+            first._stop_listening(first._link)  # as its thread would have died with its process
+        return RayAgent(execute, name=first.name, interrupts=False, poll=0.1)

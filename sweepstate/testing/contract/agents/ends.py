@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ....core.events import Event, HeartbeatsPromised, RunStarted
 from ....core.status import Cause, RunStatus
 from ....hooks import Agent
 from ...executions import FAILURE, score
@@ -42,8 +43,13 @@ class Ending(Agents):
             assert stage.sweep[0].cause is Cause.SIGNAL
 
     def test_an_execution_beats(self, agent: Agent, tmp_path: Path) -> None:
-        """Heartbeats are promised at the start and come again and again, or a dead machine would never be noticed."""
-        self.needs("beats")
+        """Heartbeats are promised at the start and come again and again, or a dead machine would never be noticed.
+
+        Who declares that none come must not promise any, or every run that takes long would be given up.
+        """
+        if not self.beats:
+            self._promises_nothing(agent, tmp_path)
+            self.needs("beats")
         with self.stage(agent, tmp_path, "wait", heartbeat_timeout=1.0, suspicion=60.0) as stage:
             stage.until(lambda: stage.began(0), "the run executes")
             lease = stage.sweep[0].state.lease
@@ -80,3 +86,14 @@ class Ending(Agents):
             assert (run.attempt, run.status, run.metrics) == (2, RunStatus.FINISHED, {"score": score(0)})
             assert stage.began(0) == 2
             check_laws(stage.storage, "s")
+
+    def _promises_nothing(self, agent: Agent, place: Path) -> None:
+        promises: list[Event] = []
+
+        def note(event: Event) -> None:
+            if isinstance(event, HeartbeatsPromised) or (isinstance(event, RunStarted) and event.heartbeats):
+                promises.append(event)
+
+        with self.stage(agent, place, "finish", listener=note) as stage:
+            stage.over()
+        assert not promises, "heartbeats were promised, and `beats` says that none come"
