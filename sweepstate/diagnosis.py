@@ -252,7 +252,7 @@ def _grouped(column: Sequence[tuple[Any, bool]]) -> Iterator[tuple[str, list[boo
     if len(groups) <= _VALUES:
         yield from groups.items()
         return
-    numbers = sorted((value, failed) for value, failed in column if type(value) in (int, float) and not isnan(value))
+    numbers = sorted((value, failed) for value, failed in column if _is_number(value))
     values = [value for value, _ in numbers]
     edges = sorted(
         {bisect_left(values, values[len(values) * part // _RANGES]) for part in range(_RANGES if values else 0)}
@@ -260,6 +260,10 @@ def _grouped(column: Sequence[tuple[Any, bool]]) -> Iterator[tuple[str, list[boo
     for low, high in zip(edges, [*edges[1:], len(values)], strict=True):
         members = numbers[low:high]
         yield f"{show(members[0][0])} to {show(members[-1][0])}", [failed for _, failed in members]
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int or (type(value) is float and not isnan(value))
 
 
 def _weigh(failed: int, of: int, all_failed: int, total: int) -> Evidence:

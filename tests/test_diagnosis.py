@@ -166,7 +166,7 @@ def test_the_chance_is_counted_right(total: int, data: st.DataObject) -> None:
 
 @given(
     st.lists(
-        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3)),
+        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.just(10**400)),
         min_size=1,
         max_size=40,
         unique_by=lambda value: (type(value), repr(value)),

@@ -89,8 +89,9 @@ class Place:
             return None
 
     def remove_record(self) -> None:
-        """Forget who executes it: nobody does."""
-        self._record.unlink(missing_ok=True)
+        """Forget who executes it: nobody does. A record that stays does no harm, as it names a process exactly."""
+        with contextlib.suppress(OSError):
+            self._record.unlink(missing_ok=True)
 
     def output_size(self) -> int:
         """Return how much it has written so far, in bytes."""

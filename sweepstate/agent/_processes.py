@@ -64,7 +64,7 @@ def stat_of(pid: int) -> Stat | None:
     """Return what is known of a process, or None if there is none of this number."""
     try:
         text = (_PROC / str(pid) / "stat").read_bytes()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):  # and not for want of a descriptor
         return None
     # The name, in parentheses, may hold anything; so the fields are counted from its end: state is the third.
     fields = text[text.rindex(b")") + 2 :].split()

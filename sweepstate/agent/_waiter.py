@@ -42,6 +42,10 @@ class Waiter:
             return
 
         def ended() -> bool:
+            # First: a fork of this process may have a copy, and closing ours would leave it in the set for ever.
+            if self._epoll is not None:
+                with contextlib.suppress(OSError):
+                    self._epoll.unregister(descriptor)
             os.close(descriptor)
             self._wake()
             return False
@@ -103,7 +107,6 @@ class Waiter:
                 return  # forgotten meanwhile
             if call():
                 return
-            # By now a process's descriptor is closed, which has taken it out of the set.
             del self._watched[descriptor]
             with contextlib.suppress(OSError):
                 epoll.unregister(descriptor)

@@ -34,9 +34,9 @@ from ..core.decide import Answer
 from ..core.errors import (
     AgentError,
     AlreadyStarted,
+    Conflict,
     IllegalTransition,
     InvalidValue,
-    OutcomeUnknown,
     StorageError,
     SweepNotFound,
 )
@@ -56,6 +56,7 @@ _PAGE: Final = 256
 #: every 30 s: whoever answers them is what tells a run that it is to end.
 _BEATS: Final = 5
 _SLOWEST_BEAT: Final = 30.0
+_FASTEST_BEAT: Final = 0.05
 
 #: Which attempt: sweep, run and attempt.
 Key: TypeAlias = tuple[str, int, int]
@@ -82,6 +83,7 @@ class Execution:
     Attributes:
         run: the handle to report through.
         asked: whether it was asked to end.
+        asked_at: when, by the agent's own clock.
         ended: whether it was ended abruptly, so that how it ends says nothing about the run.
         report: how it ended, once that is known.
         beat_at: when its next heartbeat is due, by the agent's own clock.
@@ -92,6 +94,7 @@ class Execution:
     ended: bool = attrs.field(default=False, kw_only=True)
     report: Report | None = attrs.field(default=None, kw_only=True)
     beat_at: float = attrs.field(default=0.0, kw_only=True)
+    asked_at: float = attrs.field(default=0.0, kw_only=True)
 
 
 ExecutionT = TypeVar("ExecutionT", bound=Execution)
@@ -119,7 +122,7 @@ class Bell:
     def wait(self, seconds: float) -> None:
         """Wait until it is set, or so long; then forget how often it was."""
         try:
-            self._rung.get(timeout=max(0.0, seconds))
+            self._rung.get(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX))
             while True:
                 self._rung.get_nowait()
         except Empty:
@@ -149,6 +152,8 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         self._executions: Final[dict[Key, ExecutionT]] = {}
         # Attempts whose start is being reported: they are neither ours yet nor left behind by anybody.
         self._launching: Final[set[Key]] = set()
+        # Executions that may have begun and that nobody executes, until that is reported; with what a launch raised.
+        self._unbegun: Final[dict[str, BaseException | None]] = {}
         self._lock: Final = threading.Lock()
         self._driving: Final = threading.Lock()
         self._wake: Final = Bell()
@@ -242,15 +247,24 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         except NoRoom:
             _give_back(run)
             return
+        name = self._execution_name()
         try:
-            begun = run.start(self._execution_name(), heartbeats=True)
+            begun = run.start(name, heartbeats=True)
         except AlreadyStarted:
             begun = ()
         except IllegalTransition:
             begun = ()
             run.gone()  # killed or handed on since it was ordered: nothing executes
+        except StorageError as error:
+            # It may have begun, and is launched by nobody. If it has not, its order is outstanding still: that the
+            # storage does not answer is no launch that failed.
+            _log.warning("agent %r: the start of %r could not be reported: %s", self.name, run, error)
+            self._unbegun[name] = None
+            self._unsettled = True
+            begun = ()
         except BaseException:
-            self._unsettled = True  # it may have begun, and is launched by nobody
+            self._unbegun[name] = None
+            self._unsettled = True
             self._discard(prepared)
             raise
         if not begun:
@@ -261,7 +275,10 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
             execution.beat_at = self._now() + self._beat_every(run)
         except BaseException as error:
             self._discard(prepared)
+            self._unbegun[name] = error  # until the storage has it
+            self._unsettled = True
             run.fail(error)
+            self._unbegun.pop(name, None)
             if not isinstance(error, Exception):
                 raise
             return
@@ -277,16 +294,19 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
 
     def kill(self, order: Kill) -> None:
         """End the execution of a run abruptly; that it is gone is said when it is. See ``Agent.kill``."""
-        execution = self._executions.get(_key(order))
+        key = _key(order)
+        with self._lock:
+            execution, launching = self._executions.get(key), key in self._launching
         if execution is not None:
             self._end_abruptly(execution)
-        elif _key(order) not in self._launching:
-            self._settle(_key(order), order.run, kill=True)
+        elif not launching:
+            self._settle(key, order.run, kill=True)
         self._wake.set()
 
     def _ask_once(self, execution: ExecutionT) -> None:
         if not execution.asked and execution.report is None:
             execution.asked = True
+            execution.asked_at = self._now()
             self._ask(execution)
 
     def _end_abruptly(self, execution: ExecutionT) -> None:
@@ -347,16 +367,16 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
                     return
                 away = None
                 pause = self._until_due()
-            except SweepNotFound:
-                if self._forget(sweep.id):
+            except SweepNotFound as error:
+                if self._forget(error.sweep_id) and error.sweep_id == sweep.id:
                     return
                 pause = self._poll
-            except (StorageError, OutcomeUnknown) as error:
+            except (StorageError, Conflict, OSError) as error:
                 now = self._now()
                 away = now if away is None else away
                 if now - away > self._patience:
                     raise
-                _log.warning("agent %r: the storage does not answer, trying again: %s", self.name, error)
+                _log.warning("agent %r: trying again: %s", self.name, error)
                 self._unsettled = True
                 self._tick_at = 0.0
                 pause = max(self._poll, min(_SLOWEST_BEAT, (now - away) / 4))
@@ -379,8 +399,9 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         return max(0.0, min([self._tick_at, *due]) - self._now())
 
     def _is_over(self, sweep: Sweep) -> bool:
-        if any(key[0] == sweep.id for key in list(self._executions)):
-            return False
+        with self._lock:
+            if any(key[0] == sweep.id for key in (*self._launching, *self._executions)):
+                return False
         return self._leaving or sweep.done
 
     # --- executions -------------------------------------------------------------------------------
@@ -393,6 +414,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
             if execution.report is not None:
                 self._conclude(key, execution)
             elif self._now() >= execution.beat_at:
+                execution.beat_at = self._now() + self._beat_every(execution.run)
                 self._beat(execution)
 
     def _conclude(self, key: Key, execution: ExecutionT) -> None:
@@ -420,16 +442,18 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
             self._end_abruptly(execution)
         elif answer is Answer.STOP:
             self._ask_once(execution)
+            if self._now() - execution.asked_at >= execution.run.limits.stop_grace:
+                self._end_abruptly(execution)  # also one whose run is over, so that no tick makes it KILLED
 
     def _beat_every(self, run: Run) -> float:
-        return min(_SLOWEST_BEAT, run.limits.heartbeat_timeout / _BEATS)
+        return max(_FASTEST_BEAT, min(_SLOWEST_BEAT, run.limits.heartbeat_timeout / _BEATS))
 
     def _forget(self, sweep_id: str) -> bool:
         """End what executes for a sweep that is not there any more; return whether all of it is gone."""
         for key, execution in list(self._executions.items()):
             if key[0] == sweep_id:
                 self._end_abruptly(execution)
-                if self._look(execution) is not None:
+                if execution.report is not None or self._look(execution) is not None:
                     with self._lock:
                         self._executions.pop(key, None)
                     self._released(execution)
@@ -453,11 +477,17 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         if lease is None or not lease.began:
             return
         key = (sweep.id, state.index, lease.attempt)
-        if key not in self._executions and key not in self._launching:
+        with self._lock:
+            ours = key in self._executions or key in self._launching
+        if not ours:
             token = make_token(sweep.id, state.index, lease.attempt, lease.execution)
             self._settle(key, sweep.run_of(token))
 
     def _settle(self, key: Key, run: Run, *, kill: bool = False) -> None:
+        if run.execution in self._unbegun:
+            self._report_unbegun(run, self._unbegun[run.execution])
+            self._unbegun.pop(run.execution, None)
+            return
         found = self._find(run)
         if isinstance(found, Execution):
             with self._lock:
@@ -467,14 +497,21 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         elif found is Trace.GONE:
             run.gone()
 
+    def _report_unbegun(self, run: Run, error: BaseException | None) -> None:
+        if error is None:
+            run.gone()
+        else:
+            run.fail(error)
+
     # --- interrupts -------------------------------------------------------------------------------
 
     @contextmanager
     def _listening(self, *, signals: bool) -> Generator[None]:
         """Count interrupts instead of raising them, in the main thread."""
         self._interrupts = self._obeyed = 0
-        if not signals or threading.current_thread() is not threading.main_thread():
-            yield
+        theirs = signal.getsignal(signal.SIGINT)
+        if not signals or threading.current_thread() is not threading.main_thread() or theirs in (None, signal.SIG_IGN):
+            yield  # what is ignored, in the background of a script say, stays ignored
             return
         before: Any = signal.signal(signal.SIGINT, self._interrupted)
         try:
@@ -489,9 +526,16 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
 
     def _obey_interrupts(self) -> None:
         """Take no more runs; then ask what executes to stop; then end it."""
-        while self._obeyed < min(self._interrupts, 3):
-            self._obeyed += 1
-            self._obey(self._obeyed)
+        presses = min(self._interrupts, 3)
+        if presses > max(self._obeyed, 1):
+            for execution in list(self._executions.values()):  # first what needs no storage
+                if presses == 2:
+                    self._ask_once(execution)
+                else:
+                    self._end_abruptly(execution)
+        while self._obeyed < presses:
+            self._obey(self._obeyed + 1)
+            self._obeyed += 1  # not before: what the storage did not take is said again
 
     def _obey(self, which: int) -> None:
         executions = list(self._executions.values())
@@ -504,12 +548,10 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
             _log.warning(text, self.name, len(executions))
             for execution in executions:
                 execution.run.stop("interrupted", actor=self.name)
-                self._ask_once(execution)
         else:
             _log.warning("agent %r: what executes is ended: %d", self.name, len(executions))
             for execution in executions:
                 execution.run.kill("interrupted", actor=self.name)
-                self._end_abruptly(execution)
 
 
 def _key(order: Order) -> Key:

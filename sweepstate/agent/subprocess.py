@@ -358,10 +358,18 @@ def _check_env(env: object) -> dict[str, str]:
         text = check_text(name, "env", most=1_000)
         if not text or "=" in text or "\0" in text:
             raise InvalidValue("env", f"{show(text)} cannot name a variable")
-        if not isinstance(value, str) or "\0" in value:
-            raise InvalidValue(f"env.{text}", "must be a string without NUL", "convert it: str(...)")
+        if not isinstance(value, str) or "\0" in value or not _is_encodable(value):
+            raise InvalidValue(f"env.{text}", "must be a string that a process can be given", "convert it: str(...)")
         checked[text] = value
     return checked
+
+
+def _is_encodable(value: str) -> bool:
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_signal(number: object) -> signal.Signals:

@@ -112,7 +112,8 @@ def work(
 
     Afterwards:
         Nothing of this worker executes, the signals are handled as before, and it holds no run: what it has begun
-        was reported, and what it had not begun was given back.
+        was reported, and what it had not begun was given back. (If the answer to a claim was lost and a signal came
+        before it was asked for again, that run is free after ``limits.start_timeout``.)
 
     Example:
         >>> from sweepstate import Grid, Objective, Sweep

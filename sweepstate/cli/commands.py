@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from time import sleep
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from ..core.events import BacklogAdded, Event, RunEnded, SweepStatusChanged
 from ..handles.checks import check_id
@@ -17,6 +17,9 @@ from ..sweep import Sweep
 from .look import Look, look_at, plain_look, plain_sweep, sweeps_of
 from .places import UsageError, open_storage
 from .text import as_json, printable
+
+#: What ``sleep`` takes on every platform, in seconds.
+_LONGEST_WAIT: Final = 1e6
 
 
 def say(line: str) -> None:
@@ -117,7 +120,7 @@ def watch(
         show(seen)
         if seconds is None or seen.sweep.done:
             return
-        wait(seconds)
+        wait(min(seconds, _LONGEST_WAIT))
 
 
 # --- agent ----------------------------------------------------------------------------------------

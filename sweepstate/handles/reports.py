@@ -42,7 +42,11 @@ def end_of(result: object, objective: Objective | None) -> tuple[End, InvalidVal
         return End(Exit.SUCCESS, None, None, None, freeze_metrics(metrics)), None
     except InvalidValue as error:
         # It is the run's error; what can be kept of its result is kept.
-        numbers = {str(name): item for name, item in metrics.items() if type(item) in (int, float)}
+        numbers = {
+            str(name).encode(errors="replace").decode(): item
+            for name, item in metrics.items()
+            if type(item) in (int, float)
+        }
         return End(Exit.ERROR, describe(error), None, None, freeze_metrics(numbers)), None
 
 

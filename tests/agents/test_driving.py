@@ -26,7 +26,7 @@ from sweepstate import (
     SweepStatus,
 )
 from sweepstate.agent.driving import Bell, DrivenAgent, Execution, NoRoom, Report, Trace
-from sweepstate.core.events import RunStarted
+from sweepstate.core.events import RunEnded, RunStarted
 from sweepstate.hooks import Start
 from sweepstate.testing.clock import ManualClock
 
@@ -440,6 +440,114 @@ class Forgetful(MemoryStorage):
             self.forgot = 2
             raise StorageError("still away")
         return super().events(sweep_id, after=after, limit=limit)
+
+
+def test_a_launch_that_failed_is_reported_when_the_storage_is_back(clock: ManualClock) -> None:
+    """The run is FAILED with what was wrong, and not lost to silence."""
+    agent = Pretending(finishing, clock)
+    agent.launch_error = OSError("out of processes")
+    storage = Losing()
+    sweep = Sweep(Grid({"x": [1]}), id="s", agent=agent, clock=clock, storage=storage, limits=Limits(max_active=1))
+    agent.drive(sweep)
+    assert storage.lost == 1
+    assert sweep[0].status is RunStatus.FAILED
+    assert "out of processes" in str(sweep[0].message)
+
+
+class Losing(MemoryStorage):
+    """Refuses the first end of a run."""
+
+    lost = 0
+
+    def commit(self, change: Change) -> None:
+        if not self.lost and any(isinstance(event, RunEnded) for event in change.events):
+            self.lost += 1
+            raise StorageError("away")
+        super().commit(change)
+
+
+def test_a_start_that_was_not_stored_is_no_failed_launch_and_nobody_elses_execution_is_touched(
+    clock: ManualClock,
+) -> None:
+    """Its order is outstanding still; if somebody else has begun meanwhile, it is theirs."""
+    agent = Pretending(finishing, clock)
+    storage = Away()
+    sweep = Sweep(Grid({"x": [1]}), id="s", agent=agent, clock=clock, storage=storage, limits=Limits(max_active=1))
+    run = Sweep.open("s", storage=storage, clock=clock).next_run("pretending")
+    assert isinstance(run, Run)
+    storage.away = True
+    agent.start(Start(sweep._handle(run.state)))
+    storage.away = False
+    run.start("somebody else", heartbeats=True)
+    agent.while_waiting = [run.finish]
+    agent.drive(sweep)
+    assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 1)
+
+
+def test_interrupts_are_obeyed_while_the_storage_is_away(clock: ManualClock) -> None:
+    """What executes is ended at once, and reported as KILLED when the storage is back."""
+    agent = Pretending(obeying, clock)
+    storage = Away()
+    sweep = Sweep(Grid({"x": [1, 2]}), id="s", agent=agent, clock=clock, storage=storage, limits=Limits(max_active=1))
+    sweep.tick()
+    ended: list[bool] = []
+
+    def come_back() -> None:
+        ended.append("end 0" in agent.said)
+        storage.away = False
+
+    def interrupt() -> None:
+        storage.away = True
+        agent._interrupted(2, None)
+
+    agent.while_waiting = [interrupt, interrupt, interrupt, lambda: None, come_back]
+    assert not agent.drive(sweep)
+    assert ended == [True]
+    assert sweep[0].status is RunStatus.KILLED
+
+
+def test_the_deletion_of_another_sweep_touches_nothing_of_this_one(clock: ManualClock) -> None:
+    """An agent may execute for several."""
+    agent = Pretending(lambda e: finishing(e) if e.run.sweep_id == "s" else obeying(e), clock)
+    storage = MemoryStorage()
+    options = {"agent": agent, "clock": clock, "storage": storage, "limits": Limits(max_active=1)}
+    other = Sweep(Grid({"x": [1]}), id="other", **options)  # type: ignore[arg-type]
+    other.tick()
+    sweep = Sweep(Grid({"x": [1, 2]}), id="s", **options)  # type: ignore[arg-type]
+    agent.while_waiting = [lambda: storage.delete("other")]
+    assert agent.drive(sweep)
+    assert sweep.counts[RunStatus.FINISHED] == 2
+
+
+def test_what_has_reported_its_end_and_goes_on_is_ended_after_its_grace(clock: ManualClock) -> None:
+    """Or its slot would be held for ever: no tick kills a run that has ended."""
+    agent = Pretending(lambda e: (lambda run: run.exited(-9)) if e.ended else None, clock)
+    sweep = sweep_of(agent, 1, stop_grace=10.0)
+
+    def finish() -> None:
+        Sweep.open("s", storage=sweep.storage, clock=clock)[0].finish()
+
+    agent.while_waiting = [finish]
+    began = clock()
+    assert agent.drive(sweep)
+    assert sweep[0].status is RunStatus.FINISHED
+    assert clock() - began < 120
+
+
+def test_heartbeats_that_are_due_all_the_time_do_not_make_it_spin(clock: ManualClock) -> None:
+    """However short silence may be."""
+    agent = Pretending(lambda e: (lambda run: run.finish()) if clock() > start + 10 else None, clock)
+    start = clock()
+    waits: list[float] = []
+    wait = agent._wait
+
+    def note(seconds: float) -> None:
+        waits.append(seconds)
+        wait(seconds)
+
+    agent._wait = note  # type: ignore[method-assign]
+    agent.drive(sweep_of(agent, 1, heartbeat_timeout=0.0))
+    assert len(waits) < 500
 
 
 def test_what_executes_for_a_deleted_sweep_is_ended(clock: ManualClock) -> None:

@@ -103,7 +103,7 @@ def test_interrupts_end_what_executes_and_are_told_truthfully(stage: Stage) -> N
     assert len(stage.executing()) == 2  # what executes goes on
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 0
-    assert "asking 2 runs to stop" in log.read_text()
+    assert "what executes is asked to stop: 2" in log.read_text()
     with closing(SQLiteStorage(str(stage.path / "sweeps.db"))) as storage:
         sweep = Sweep.open("s", storage=storage)
         assert [(run.status, run.state.lease) for run in sweep.runs()] == [(RunStatus.KILLED, None)] * 2

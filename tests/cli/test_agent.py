@@ -19,11 +19,11 @@ class FakeSubprocessAgent(InlineAgent):
     made: list[FakeSubprocessAgent]
     raising: BaseException | None = None
 
-    def __init__(self, command: Sequence[str], *, name: str) -> None:
+    def __init__(self, command: Sequence[str], *, name: str | None = None) -> None:
         self.command = list(command)
         self.begun_early = False
         self.driven: Sweep | None = None
-        super().__init__(self.run, name=name)
+        super().__init__(self.run, name="fake" if name is None else name)
         type(self).made.append(self)
 
     def run(self, run: Run) -> None:
@@ -73,7 +73,7 @@ def test_the_name_is_the_agents_own_if_none_is_given(storage: SQLiteStorage, cli
     """So that the command line and a program find each other's runs."""
     new_sweep(storage, points=1, max_active=1)
     assert cli("agent", "s", "--", "true").code == 0
-    assert the_agent().name is None
+    assert the_agent().name == "fake"
 
 
 @pytest.mark.parametrize("words", [["s"], ["s", "--"], ["--", "true"], ["s", "true"], ["s", "--count", "--", "true"]])
