@@ -76,7 +76,7 @@ class _Channel:
         until = time.monotonic() + patience
         with self._lock:
             if self._sending:
-                return  # this is a signal's handler: what it has interrupted goes on with what was added
+                return  # a signal's handler: what it has interrupted goes on with what was added, or ``end`` does
             self._sending = True
             try:
                 while self.ours and self._next():
@@ -87,6 +87,13 @@ class _Channel:
                 self._open = False  # nobody listens any more
             finally:
                 self._sending = False
+
+    def end(self) -> None:
+        """Send what is left, as this process ends."""
+        with self._lock:
+            # A handler that has raised between two lines of ``flush`` has kept it from saying that it is over.
+            self._sending = False
+        self.flush(_PATIENCE)
 
     def _next(self) -> bool:
         """Have something to send in ``_rest``, whole lines one after the other; what must not be lost comes first."""
@@ -150,7 +157,7 @@ def _connect() -> _Channel | None:
     os.set_inheritable(descriptor, False)
     os.set_blocking(descriptor, False)
     channel = _Channel(descriptor)
-    atexit.register(channel.flush, 1.0)
+    atexit.register(channel.end)
     return channel
 
 

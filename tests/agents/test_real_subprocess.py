@@ -583,4 +583,5 @@ if os.environ["SWEEPSTATE_ATTEMPT"] == "1":
     sweep = stage.sweep(agent, {"x": [0, 1, 2]}, max_active=1)
     with stage.driven(sweep):
         pass
-    assert [(run.status, run.attempt) for run in sweep.runs()] == [(RunStatus.FINISHED, 2)] * 3
+    ends = [(run.status, run.attempt) for run in sweep.runs()]
+    assert ends == [(RunStatus.FINISHED, 2)] * 3, [run.message for run in sweep.runs()]
