@@ -339,6 +339,7 @@ class Stage:
             self.sweep.cancel()
         if self._thread is not None:
             self._thread.join(self._contract.patience)
+            self.storage.deadly = True  # or an agent that never comes back would go on beside all later tests
         end = time.monotonic() + self._contract.patience
         while self.alive() and time.monotonic() < end:
             time.sleep(_STEP)
