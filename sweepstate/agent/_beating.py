@@ -11,6 +11,7 @@ import attrs
 
 from ..core.decide import Answer
 from ..core.errors import Conflict, NotFound, StorageError
+from ..core.limits import Limits
 from ..core.values import show
 from ._interrupts import Notice
 from ._waiting import FIRST_WAIT, LOG
@@ -29,6 +30,11 @@ LEAST_BETWEEN_BEATS: Final = 0.05
 BETWEEN_TICKS: Final = 30.0
 #: How long to wait for the thread to end, in seconds: it may hang in a storage, and then nobody needs it.
 _FAREWELL: Final = 2.0
+
+
+def between_beats(limits: Limits) -> float:
+    """Return how many seconds to wait between two heartbeats, of whatever agent."""
+    return max(LEAST_BETWEEN_BEATS, min(limits.heartbeat_timeout / BEATS_IN_TIMEOUT, MOST_BETWEEN_BEATS))
 
 
 @attrs.define(eq=False)
@@ -160,8 +166,7 @@ class Pulse:
 
     def _interval(self) -> float:
         """Return how long to wait between heartbeats, by the limits as they are now."""
-        wanted = self._sweep.limits.heartbeat_timeout / BEATS_IN_TIMEOUT
-        return max(LEAST_BETWEEN_BEATS, min(wanted, MOST_BETWEEN_BEATS))
+        return between_beats(self._sweep.limits)
 
     def _until_tick(self) -> float:
         """Return how long to wait between ticks: on average, 30 s for each execution of the sweep."""

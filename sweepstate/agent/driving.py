@@ -45,6 +45,7 @@ from ..core.state import RunState
 from ..core.values import check_seconds, check_text
 from ..handles.reports import make_token
 from ..hooks import Kill, Order, Start, Stop
+from ._beating import between_beats
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -52,11 +53,8 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("sweepstate")
 _PAGE: Final = 256
-#: Heartbeats are sent this often within the time that silence is allowed to last, and never more rarely than
-#: every 30 s: whoever answers them is what tells a run that it is to end.
-_BEATS: Final = 5
-_SLOWEST_BEAT: Final = 30.0
-_FASTEST_BEAT: Final = 0.05
+#: Between two looks at a storage that does not answer, in seconds.
+_LONGEST_PAUSE: Final = 30.0
 
 #: Which attempt: sweep, run and attempt.
 Key: TypeAlias = tuple[str, int, int]
@@ -253,8 +251,9 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         except AlreadyStarted:
             begun = ()
         except IllegalTransition:
-            begun = ()
+            self._discard(prepared)
             run.gone()  # killed or handed on since it was ordered: nothing executes
+            return
         except StorageError as error:
             # It may have begun, and is launched by nobody. If it has not, its order is outstanding still: that the
             # storage does not answer is no launch that failed.
@@ -379,7 +378,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
                 _log.warning("agent %r: trying again: %s", self.name, error)
                 self._unsettled = True
                 self._tick_at = 0.0
-                pause = max(self._poll, min(_SLOWEST_BEAT, (now - away) / 4))
+                pause = max(self._poll, min(_LONGEST_PAUSE, (now - away) / 4))
             if pause > 0:
                 self._wait(pause)
 
@@ -446,7 +445,7 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
                 self._end_abruptly(execution)  # also one whose run is over, so that no tick makes it KILLED
 
     def _beat_every(self, run: Run) -> float:
-        return max(_FASTEST_BEAT, min(_SLOWEST_BEAT, run.limits.heartbeat_timeout / _BEATS))
+        return between_beats(run.limits)
 
     def _forget(self, sweep_id: str) -> bool:
         """End what executes for a sweep that is not there any more; return whether all of it is gone."""

@@ -6,13 +6,11 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import import_module
 from time import sleep
-from typing import Final, Protocol, cast
+from typing import Final
 
 from ..core.events import BacklogAdded, Event, RunEnded, SweepStatusChanged
 from ..handles.checks import check_id
-from ..hooks import Agent
 from ..sweep import Sweep
 from .look import Look, look_at, plain_look, plain_sweep, sweeps_of
 from .places import UsageError, open_storage
@@ -126,22 +124,15 @@ def watch(
 # --- agent ----------------------------------------------------------------------------------------
 
 
-class _DrivenAgent(Agent, Protocol):
-    """An agent that executes a sweep's runs until it is done."""
-
-    def drive(self, sweep: Sweep) -> object:
-        """Block until the sweep is done."""
-        ...
-
-
 def agent(arguments: Namespace) -> None:
     """Execute a sweep's runs as processes of a command, until it is done."""
     if not arguments.command:
         raise UsageError("no command: write it behind --, as in: sweepstate agent ID -- python train.py")
     with open_storage(arguments.storage) as storage:
         _bound(Sweep.open(arguments.id, storage=storage), arguments.max_active)
-        make = import_module("sweepstate.agent.subprocess").SubprocessAgent  # imports what only this command needs
-        worker = cast(_DrivenAgent, make(arguments.command, name=arguments.name))
+        from ..agent.subprocess import SubprocessAgent  # noqa: PLC0415 - only this command needs what it imports
+
+        worker = SubprocessAgent(arguments.command, name=arguments.name)
         handle = Sweep.open(arguments.id, storage=storage, agent=worker)
         worker.drive(handle)
         state = handle.refresh().state
@@ -155,7 +146,7 @@ def agent(arguments: Namespace) -> None:
 def _bound(handle: Sweep, most: int | None) -> None:
     """Set how many runs may execute at once; refuse a sweep that does not say.
 
-    By a handle without an agent: with one, the runs would begin before anybody looks after them.
+    By a handle without an agent: one that has it may begin runs with any commit, before they are looked after.
     """
     if most is not None:
         handle.set_limits(max_active=most)
