@@ -144,16 +144,20 @@ def _remake(
 async def _awaited(function: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
     """Call a function, whose driver waits in the event loop.
 
-    A task that is cancelled meanwhile gets ``CancelledError``, whatever its driver makes of it (psycopg#1005).
+    A task that is cancelled meanwhile gets ``CancelledError``, whatever its driver makes of it: another error
+    (psycopg#1005), or none, as ``asyncio.wait_for`` does up to Python 3.11 (cpython#86296).
     """
     task = asyncio.current_task()
     before = 0 if task is None else task.cancelling()
     try:
-        return await greenlet_spawn(function, *arguments, **named)
+        result = await greenlet_spawn(function, *arguments, **named)
     except Exception as error:
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError from error
         raise
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return result
 
 
 class _AsyncDesk:
@@ -255,12 +259,14 @@ class AsyncSQLAlchemyStorage(_AsyncDesk):
     async def turn(self, sweep_id: str) -> AsyncGenerator[AsyncStorage]:
         """Keep everybody else from committing to a sweep while the context is open; see ``Turns.turn``."""
         context = self._storage.turn(sweep_id)
-        turn = await _awaited(context.__enter__)
+        turns: list[Turn] = []
         try:
-            yield _AsyncTurn(cast(Turn, turn))
+            await _awaited(lambda: turns.append(cast(Turn, context.__enter__())))
+            yield _AsyncTurn(turns[0])
         finally:
-            # Also if this task is cancelled again meanwhile: the lock must go, and the connection back to its pool.
-            await asyncio.shield(_awaited(context.__exit__, None, None, None))
+            if turns:
+                # Also if this task is cancelled again meanwhile: the lock must go, and the connection back to its pool.
+                await asyncio.shield(_awaited(context.__exit__, None, None, None))
 
     async def sweeps(self, *, after: str = "", limit: int) -> Sequence[SweepState]:
         """Return sweeps by id; see ``Catalog.sweeps``."""

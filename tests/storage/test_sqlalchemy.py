@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, ClassVar, cast
 
 import pytest
 
 pytest.importorskip("sqlalchemy")
 
+from psycopg import AsyncConnection
 from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 
@@ -183,6 +185,23 @@ class TestCancellingBesideABusyLoop(Cancelling):
                 loop.run(storage.close())
             del storage
             gc.collect()
+
+
+class TestCancellingADriverThatGoesOn(TestCancellingBesideABusyLoop):
+    """Where a cancellation is lost in the driver, as in ``asyncio.wait_for`` up to Python 3.11 (cpython#86296)."""
+
+    @pytest.fixture(autouse=True)
+    def _deaf(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        wait = AsyncConnection.wait
+
+        async def wait_on(connection: AsyncConnection, *arguments: Any, **named: Any) -> object:
+            waiting = asyncio.ensure_future(wait(connection, *arguments, **named))
+            while not waiting.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([waiting])
+            return waiting.result()
+
+        monkeypatch.setattr(AsyncConnection, "wait", wait_on)
 
 
 class TestThreadedMariaDB(AsyncStorageContract):
