@@ -25,9 +25,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import attrs
 import pytest
 from sqlalchemy import create_engine
 
+from sweepstate import Limits
 from tests.support.databases import new_prefix, url_of
 
 ROOT = Path(__file__).parents[2]
@@ -206,6 +208,11 @@ def test_local_links_lead_somewhere(page: Path) -> None:
 def test_every_page_is_reached_from_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in text] == []
+
+
+def test_the_lifecycle_has_every_limit() -> None:
+    text = (ROOT / "docs" / "lifecycle.md").read_text(encoding="utf-8")
+    assert [limit.name for limit in attrs.fields(Limits) if f"`{limit.name}`" not in text] == []
 
 
 def test_the_drawings_of_the_lifecycle_are_fresh() -> None:
