@@ -156,6 +156,18 @@ def health(sweep: Sweep, *, last: int = 5_000) -> Health:
     Raises:
         SweepNotFound: the sweep was deleted.
         InvalidValue: it is an ``AsyncSweep``: its snapshot and history are awaited, and given to ``diagnose``.
+
+    Example:
+        >>> from sweepstate import Grid, Sweep
+        >>> sweep = Sweep(Grid({"lr": [0.1, 0.01]}), id="doc")
+        >>> why = sweep.execute(lambda run: {"loss": 1 / (run.config["lr"] - 0.1)})
+        >>> print(health(sweep))
+        Sweep doc is FINISHED: 1 finished, 1 failed
+          50% failed; 0 in a row now
+          of the last 2 ends:
+            1 FAILED, error (runs 0): 'ZeroDivisionError: float division by zero ...
+            1 FINISHED, success (runs 1)
+          agent worker: 1 of 2 failed (chance 1)
     """
     if iscoroutinefunction(sweep.refresh):
         remedy = "sweepstate.diagnosis.diagnose(sweep.state, [event async for event in sweep.history(after=...)])"

@@ -35,6 +35,8 @@ class AsyncRun(RunHandle[Coroutine[Any, Any, tuple[Event, ...]], Coroutine[Any, 
     Attributes:
         attempt: the attempt that this handle reports for.
         execution: which execution it reports for, if that was said.
+        stop_raises: whether ``report`` raises ``ShouldStop`` when the execution should end; False
+            unless it is set.
     """
 
     __slots__ = ()
