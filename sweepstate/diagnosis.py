@@ -11,11 +11,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from inspect import iscoroutinefunction
 from math import exp, isnan, lgamma
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
+from .core.errors import InvalidValue
 from .core.events import Event, RunCreated, RunEnded, RunHandedOut
 from .core.state import SweepState
 from .core.status import Cause, RunStatus, SweepStatus
@@ -153,7 +155,23 @@ def health(sweep: Sweep, *, last: int = 5_000) -> Health:
 
     Raises:
         SweepNotFound: the sweep was deleted.
+        InvalidValue: it is an ``AsyncSweep``: its snapshot and history are awaited, and given to ``diagnose``.
+
+    Example:
+        >>> from sweepstate import Grid, Sweep
+        >>> sweep = Sweep(Grid({"lr": [0.1, 0.01]}), id="doc")
+        >>> why = sweep.execute(lambda run: {"loss": 1 / (run.config["lr"] - 0.1)})
+        >>> print(health(sweep))
+        Sweep doc is FINISHED: 1 finished, 1 failed
+          50% failed; 0 in a row now
+          of the last 2 ends:
+            1 FAILED, error (runs 0): 'ZeroDivisionError: float division by zero ...
+            1 FINISHED, success (runs 1)
+          agent worker: 1 of 2 failed (chance 1)
     """
+    if iscoroutinefunction(sweep.refresh):
+        remedy = "sweepstate.diagnosis.diagnose(sweep.state, [event async for event in sweep.history(after=...)])"
+        raise InvalidValue("sweep", f"{show(sweep)} must be awaited", remedy)
     state = sweep.refresh().state
     after = max(0, state.events - check_count(last, "last", least=1))
     return diagnose(state, sweep.history(after=after))

@@ -8,12 +8,12 @@ from typing import Concatenate, ParamSpec, Self
 
 from .core import decide as core
 from .core.decide import Decision, Draft, Idle
-from .core.errors import AlreadyExists, InvalidValue, RunNotFound, SweepNotFound
+from .core.errors import AlreadyExists, RunNotFound, SweepNotFound
 from .core.events import Event
 from .core.limits import Limits, Objective
 from .core.state import RunState
 from .core.status import RunStatus
-from .core.values import check_count, check_text, show
+from .core.values import check_count, check_text
 from .delivery import Pump, orders_of
 from .explain import tell
 from .handles.checks import (
@@ -21,6 +21,7 @@ from .handles.checks import (
     check_hooks,
     check_id,
     check_immediate,
+    check_immediate_function,
     check_plan,
     check_request,
     check_run_index,
@@ -312,10 +313,9 @@ class Sweep(SweepHandle[tuple[Event, ...], Shell]):
 
         Raises:
             KeyboardInterrupt: after the run it hit was reported as KILLED.
-            InvalidValue: the function returned a number, and there is no objective to name it.
+            InvalidValue: the function returned a number, and there is no objective to name it; or it is async.
         """
-        if not callable(function):
-            raise InvalidValue("function", f"{show(function)} cannot be called", "give a function of a run")
+        check_immediate_function(function)
         check_request(agent, None)
         while True:
             run = self._claim(agent, None, begin=True)

@@ -20,6 +20,7 @@ from sweepstate import (
     Sweep,
     ThreadedStorage,
     events,
+    health,
 )
 
 GRID = Grid({"x": [1, 2]})
@@ -52,6 +53,51 @@ def test_a_sync_sweep_takes_no_async_hooks() -> None:
     with pytest.raises(InvalidValue, match=r"agent: .* must be awaited"):
         Sweep(GRID, id="s", storage=memory, agent=agent)
     assert memory.sweeps(limit=1) == []
+
+
+def test_an_async_handle_that_is_used_like_a_sync_one_names_the_remedy() -> None:
+    """Python's own words would not: it says that the object is not iterable, not subscriptable, no context manager."""
+
+    async def use() -> None:
+        sweep: Any = await AsyncSweep.create(GRID, id="s")
+        with pytest.raises(TypeError, match="async for run in sweep"):
+            list(sweep)
+        with pytest.raises(TypeError, match=r"await sweep\.run\(index\)"):
+            sweep[0]
+        run: Any = await sweep.next_run()
+        with pytest.raises(TypeError, match="async with run"), run:
+            raise AssertionError("never entered")
+        assert (await run.refresh()).status == "PENDING"
+        with pytest.raises(InvalidValue, match=r"must be awaited; sweepstate\.diagnosis\.diagnose\("):
+            health(sweep)
+
+    asyncio.run(use())
+
+
+def test_a_function_that_does_not_fit_its_loop_executes_no_more_than_one_run() -> None:
+    """An async one in a sync loop none; and a sync one on an event loop the one that shows that it is."""
+
+    async def awaited(_run: Any) -> None: ...
+
+    class Wrapped:
+        def __call__(self, run: Any) -> Any:
+            return awaited(run)
+
+    sweep = Sweep(GRID, id="s")
+    with pytest.raises(InvalidValue, match=r"function: .* must be awaited; use AsyncSweep\.execute"):
+        sweep.execute(awaited)
+    assert sweep.refresh().state.created == 0
+
+    async def execute() -> None:
+        plain: Any = dict
+        sweep = await AsyncSweep.create(GRID, id="s")
+        with pytest.raises(InvalidValue, match=r"returned \{'x': 1\}, which cannot be awaited; give an async function"):
+            await sweep.execute(lambda run: plain(run.config))
+        assert [str(run) async for run in sweep.runs()] == ["<AsyncRun s[0] FAILED (error): {'x': 1}>"]
+        await sweep.execute(Wrapped())  # what it returns counts, not what it is
+        assert (await sweep.run(1)).status == "FINISHED"
+
+    asyncio.run(execute())
 
 
 def test_a_storage_is_threaded_once() -> None:

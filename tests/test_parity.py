@@ -58,7 +58,13 @@ RENAMED = {
 AWAITED = {"Sweep.best", "Run.metrics", "Run.should_stop"}
 #: What is there on one side only.
 ONLY_SYNC: set[str] = set()
-ONLY_ASYNC = {"AsyncSweep.__init__"}  # refuses, and says what to call
+ONLY_ASYNC = {  # these refuse, and say what to write instead
+    "AsyncSweep.__init__",
+    "AsyncSweep.__iter__",
+    "AsyncSweep.__getitem__",
+    "AsyncRun.__enter__",
+    "AsyncRun.__exit__",
+}
 #: Where the first sentences differ, since the thing does: what a class is, what a property shows and a method returns.
 OTHER_WORDS = {"Sweep", "Run", "Sweep.__init__", *AWAITED}
 #: Dunders that are part of the interface.

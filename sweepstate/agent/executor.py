@@ -124,8 +124,9 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
     as a pool has workers, or this machine CPUs.
 
     In threads the function has the run's handle, and ends when it sees ``run.should_stop`` or is told by
-    ``run.report``. In another process it has a copy of the handle, which reports to the same storage; so the
-    sweep needs one that processes share, such as ``SQLiteStorage``. With ``gives="config"`` the function is
+    ``run.report``, also by an exception if it has set ``run.stop_raises``. In another process it has a copy of
+    the handle, which reports to the same storage; so the sweep needs one that processes share, such as
+    ``SQLiteStorage``. With ``gives="config"`` the function is
     given the configuration and nothing else; that needs no storage, and such a call cannot be asked to end.
 
     An exception fails its run. ``SystemExit`` and ``KeyboardInterrupt`` are reported as by ``with run:``; the

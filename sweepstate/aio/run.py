@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
+from inspect import isawaitable
 from types import TracebackType
-from typing import Any, ClassVar, Concatenate, ParamSpec, Self, final
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Never, ParamSpec, Self, final
 
 from ..core import decide as core
 from ..core.decide import Answer, Decision, Draft
-from ..core.errors import AlreadyStarted, IllegalTransition, RunNotFound
+from ..core.errors import AlreadyStarted, IllegalTransition, InvalidValue, RunNotFound
 from ..core.events import Event, OrderKind
 from ..core.status import RunStatus
-from ..core.values import EMPTY, FrozenDict
+from ..core.values import EMPTY, FrozenDict, show
 from ..handles.reports import end_of
 from ..handles.run import RunHandle
 from ..outlast import go_on, outlast
@@ -34,6 +35,8 @@ class AsyncRun(RunHandle[Coroutine[Any, Any, tuple[Event, ...]], Coroutine[Any, 
     Attributes:
         attempt: the attempt that this handle reports for.
         execution: which execution it reports for, if that was said.
+        stop_raises: whether ``report`` raises ``ShouldStop`` when the execution should end; False
+            unless it is set.
     """
 
     __slots__ = ()
@@ -71,6 +74,14 @@ class AsyncRun(RunHandle[Coroutine[Any, Any, tuple[Event, ...]], Coroutine[Any, 
         return self
 
     # --- executing -------------------------------------------------------------------------------
+
+    if not TYPE_CHECKING:  # see AsyncSweep.__iter__
+
+        def __enter__(self) -> Never:
+            raise TypeError("an AsyncRun is executed by `async with run:`")
+
+        def __exit__(self, *_error: object) -> None:
+            """Be there, since Python looks for both before it calls either."""
 
     async def __aenter__(self) -> Self:
         """Begin, if it has not begun.
@@ -135,17 +146,26 @@ class AsyncRun(RunHandle[Coroutine[Any, Any, tuple[Event, ...]], Coroutine[Any, 
             CancelledError: after the run was reported as interrupted.
             KeyboardInterrupt, SystemExit: the function's, after it was reported: they are about the
                 whole process.
-            InvalidValue: it returned a number, and the sweep has no objective to name it; after the run
-                was reported as failed.
+            InvalidValue: it returned a number, and the sweep has no objective to name it; or something that cannot
+                be awaited, as it is no async function. After the run was reported as failed.
 
         Afterwards:
             The run has ended, whatever the function did.
         """
         await self.__aenter__()
+        wrong: InvalidValue | None = None
         try:
-            result = await function(self)
+            returned: object = function(self)
+            if not isawaitable(returned):
+                problem = f"{show(function)} returned {show(returned)}, which cannot be awaited"
+                remedy = "give an async function, and within it: await asyncio.to_thread(...) of one that blocks"
+                wrong = InvalidValue("function", problem, remedy)
+                raise wrong  # noqa: TRY301 - it is reported as the function's own errors are
+            result = await returned
         except Exception as error:
             await self.conclude(error=error)
+            if error is wrong:
+                raise
         except BaseException as error:
             await self.conclude(error=error)
             raise

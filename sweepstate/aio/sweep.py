@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
 from functools import partial
-from typing import Any, Concatenate, Never, ParamSpec, Self
+from typing import TYPE_CHECKING, Any, Concatenate, Never, ParamSpec, Self
 
 from ..core import decide as core
 from ..core.decide import Decision, Draft, Idle
@@ -76,6 +76,14 @@ class AsyncSweep(SweepHandle[Coroutine[Any, Any, tuple[Event, ...]], AsyncShell]
             TypeError: always.
         """
         raise TypeError("await AsyncSweep.create(...) or await AsyncSweep.open(...)")
+
+    if not TYPE_CHECKING:  # whose users are told by their type checker; Python itself would name no remedy
+
+        def __iter__(self) -> Never:
+            raise TypeError("an AsyncSweep is looped over by `async for run in sweep:`")
+
+        def __getitem__(self, index: object) -> Never:
+            raise TypeError("an AsyncSweep has no [index]: await sweep.run(index)")
 
     @classmethod
     async def create(
@@ -336,7 +344,8 @@ class AsyncSweep(SweepHandle[Coroutine[Any, Any, tuple[Event, ...]], AsyncShell]
 
         Raises:
             CancelledError: after the run it hit was reported as interrupted.
-            InvalidValue: the function returned a number, and there is no objective to name it.
+            InvalidValue: the function returned a number, and there is no objective to name it; or something that
+                cannot be awaited, as it is no async function. After its run was reported as failed.
         """
         if not callable(function):
             raise InvalidValue("function", f"{show(function)} cannot be called", "give an async function of a run")

@@ -116,6 +116,14 @@ def check_immediate(storage: object, agent: object) -> None:
         raise InvalidValue("agent", f"{show(agent)} must be awaited", "use AsyncSweep, or an agent whose hooks are not")
 
 
+def check_immediate_function(function: object) -> None:
+    """Refuse what is no function of a run, or must be awaited."""
+    if not callable(function):
+        raise InvalidValue("function", f"{show(function)} cannot be called", "give a function of a run")
+    if iscoroutinefunction(function):
+        raise InvalidValue("function", f"{show(function)} must be awaited", "use AsyncSweep.execute on an event loop")
+
+
 def check_awaitable(storage: object, agent: object) -> None:
     """Refuse hooks that answer at once where they are awaited."""
     if not any_async(storage, "sweep", "runs", "commit", "events"):

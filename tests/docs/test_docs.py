@@ -14,6 +14,8 @@ Conventions of the pages, which are README.md and docs/*.md:
 
 from __future__ import annotations
 
+import ast
+import builtins
 import contextlib
 import doctest
 import io
@@ -25,9 +27,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import attrs
 import pytest
 from sqlalchemy import create_engine
 
+from sweepstate import Limits
 from tests.support.databases import new_prefix, url_of
 
 ROOT = Path(__file__).parents[2]
@@ -206,6 +210,41 @@ def test_local_links_lead_somewhere(page: Path) -> None:
 def test_every_page_is_reached_from_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in text] == []
+
+
+def names_of(code: str) -> tuple[set[str], set[str]]:
+    """Return the names that code binds anywhere, and those that it reads."""
+    bound, read = set(dir(builtins)), set[str]()
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                read.add(name)
+            case ast.Name(id=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.arg(arg=name):
+                bound.add(name)
+            case ast.ClassDef(name=name) | ast.ExceptHandler(name=str(name)):
+                bound.add(name)
+            case ast.alias(name=name, asname=other):
+                bound.add(other or name.partition(".")[0])
+            case _:
+                pass
+    return bound, read
+
+
+def test_a_section_of_the_how_to_needs_its_own_blocks_and_the_first_imports_only() -> None:
+    first, *sections = re.split(r"(?m)^## ", (ROOT / "docs" / "howto.md").read_text(encoding="utf-8"))
+    start, *_ = (block.code for block in blocks_of(first))
+    missing = {}
+    for section in sections:
+        code = "".join(block.code for block in blocks_of(section) if block.language == "python")
+        bound, read = names_of(start + code)
+        if read - bound:
+            missing[section.partition("\n")[0]] = read - bound
+    assert missing == {}
+
+
+def test_the_lifecycle_has_every_limit() -> None:
+    text = (ROOT / "docs" / "lifecycle.md").read_text(encoding="utf-8")
+    assert [limit.name for limit in attrs.fields(Limits) if f"`{limit.name}`" not in text] == []
 
 
 def test_the_drawings_of_the_lifecycle_are_fresh() -> None:
