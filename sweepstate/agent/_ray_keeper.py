@@ -1,58 +1,76 @@
-"""What of a RayAgent lives in the cluster: the actor that owns its tasks, and what a task is given.
+"""What of a RayAgent lives in the cluster: the actor that owns its tasks.
 
 Ray ends the tasks of an owner that dies, so a driver that is to come back may not own them. A detached
 actor does: one for each name of an agent, on the head node, whose death ends the cluster anyway. It submits,
 cancels, and keeps how each execution ended until that is committed. One actor and not one for each run: an
 actor is a process of its own that takes a second to begin, while tasks share workers.
-
-Nothing here knows a storage: workers need not reach it, nor have its password.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import attrs
 
-from ..core.decide import Answer, End
+from ..core.decide import End
 from ..core.lifecycle import Exit
-from ..core.limits import Objective
 from ..core.values import FrozenDict
-from ..handles.reports import describe, end_of, join
+from ..handles.reports import describe
+from ._ray_run import execute, ray
 
-#: The namespace of the actors, whatever the driver's own is: a driver that comes back may have another.
-NAMESPACE: Final = "sweepstate"
 #: Bytes up to which a function travels with its task, as Ray does it, instead of being fetched by the worker.
 _SMALL: Final = 50_000
+#: Seconds for which an answer waits for more of what it tells: an answer costs as much as half a short task.
+_GATHER: Final = 0.002
 #: How what executed ended with its owner.
 RESTARTED: Final = "the agent's actor died, and Ray ends the tasks of an owner that dies"
 
 
-def ray() -> Any:
-    """Return the module ``ray``, imported when it is first needed.
+class Begin(NamedTuple):
+    """An order: submit an execution, once, and never one that was said not to be here.
 
-    By name, because it has no types worth following, and need not be there where types are checked.
-
-    Raises:
-        ModuleNotFoundError: it is not installed.
+    Attributes:
+        execution: what names it.
+        sweep_id: the id of its sweep.
+        digest: of the function, which the actor was given when it was met.
+        run: a ``RayRun``, pickled: the actor only hands it on.
+        options: of Ray, for the task.
     """
-    try:
-        return import_module("ray")
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        raise ModuleNotFoundError("RayAgent needs Ray: pip install 'sweepstate[ray]'", name="ray") from None
+
+    execution: str
+    sweep_id: str
+    digest: str
+    run: bytes
+    options: Mapping[str, Any]
 
 
-def actor_name(agent: str) -> str:
-    """Return the name of an agent's actor, by which tasks and drivers find it."""
-    return f"agent:{agent}"
+class Ask(NamedTuple):
+    """An order: ask an execution to end, once; KeyboardInterrupt is raised in it, if it may be."""
+
+    execution: str
+    interrupts: bool
+
+
+class Abort(NamedTuple):
+    """An order: end an execution abruptly, its worker with it; one that is not here may not begin any more."""
+
+    execution: str
+
+
+class Forget(NamedTuple):
+    """An order: forget an execution, whose end is committed."""
+
+    execution: str
+
+
+#: What an actor is told. Each may arrive more than once, in the same life of the actor, and acts once.
+KeeperOrder: TypeAlias = Begin | Ask | Abort | Forget
 
 
 @attrs.frozen
@@ -72,119 +90,6 @@ class News:
     metrics: FrozenDict | None
     said: int
     preempting: bool
-
-
-class RayRun:
-    """A run, as the function of a ``RayAgent`` sees it in the cluster.
-
-    Attributes:
-        sweep_id: the id of its sweep.
-        index: its number in the sweep, from 0.
-        attempt: 1, 2, 3, ...
-        config: its configuration.
-        objective: what its sweep optimizes, if that was said.
-    """
-
-    __slots__ = ("_actor", "_agent", "_execution", "attempt", "config", "index", "objective", "sweep_id")
-
-    def __init__(
-        self,
-        place: tuple[str, int, int],
-        config: FrozenDict,
-        *,
-        agent: str,
-        execution: str,
-        objective: Objective | None,
-    ) -> None:
-        self.sweep_id: str = place[0]
-        self.index: int = place[1]
-        self.attempt: int = place[2]
-        self.config: FrozenDict = config
-        self._agent = agent
-        self._execution = execution
-        self.objective: Objective | None = objective
-        self._actor: Any = None
-
-    @property
-    def should_stop(self) -> bool:
-        """Whether it was asked to end. Asks the agent's actor each time."""
-        return self.heartbeat() is Answer.STOP
-
-    def report(self, metrics: Mapping[str, float] | None = None, /, **named: float) -> Answer:
-        """Report metrics on the way, for watching and early stopping; the agent commits the newest of them.
-
-        Args:
-            metrics: names and numbers; they replace those reported before.
-            named: further ones, where the name is an identifier.
-
-        Returns:
-            ``STOP`` if it was asked to end, else ``CONTINUE``.
-
-        Raises:
-            InvalidValue: a value is not a number.
-        """
-        return self._say(join(metrics, named))
-
-    def heartbeat(self) -> Answer:
-        """Return ``STOP`` if it was asked to end, else ``CONTINUE``. Its agent sends the signs of life."""
-        return self._say()
-
-    def mark_preempting(self) -> None:
-        """Report that the machine is about to be taken away: whatever ends the run now queues it again."""
-        self._say(preempting=True)
-
-    def __repr__(self) -> str:
-        return f"<RayRun {self.sweep_id}[{self.index}], attempt {self.attempt}>"
-
-    def _say(self, metrics: FrozenDict | None = None, *, preempting: bool = False) -> Answer:
-        if self._actor is None:
-            self._actor = ray().get_actor(actor_name(self._agent), namespace=NAMESPACE)
-        # Waited for, so that a function that reports in every step cannot run away from the actor.
-        asked = ray().get(self._actor.say.remote(self._execution, metrics, preempting))
-        return Answer.STOP if asked else Answer.CONTINUE
-
-    def __reduce__(self) -> tuple[object, ...]:
-        place = (self.sweep_id, self.index, self.attempt)
-        return _run_of, (place, self.config, self._agent, self._execution, self.objective)
-
-
-def _run_of(
-    place: tuple[str, int, int], config: FrozenDict, agent: str, execution: str, objective: Objective | None
-) -> RayRun:
-    return RayRun(place, config, agent=agent, execution=execution, objective=objective)
-
-
-# --- in a worker of the cluster --------------------------------------------------------------------
-
-
-@cache
-def _function_of(code: bytes) -> Callable[[RayRun], object]:
-    """Return a function, made once in each worker, as Ray does with functions of its own."""
-    function: Callable[[RayRun], object] = ray().cloudpickle.loads(code)
-    return function
-
-
-def execute(code: bytes, run: RayRun) -> End:
-    """Execute a run, as a task; say how it ended, whatever it did.
-
-    Exceptions are caught here: they may not pickle, and a SystemExit would take the worker along.
-    """
-    try:
-        return end_of(_function_of(code)(run), run.objective)[0]
-    except SystemExit as error:
-        return _end_of_exit(error)
-    except KeyboardInterrupt:
-        return End(Exit.INTERRUPT, "KeyboardInterrupt")
-    except BaseException as error:
-        return End(Exit.ERROR, describe(error))
-
-
-def _end_of_exit(error: SystemExit) -> End:
-    """Return what ``sys.exit`` means, as for a process of its own."""
-    code = error.code
-    if code is None or code == 0:
-        return End(Exit.SUCCESS)
-    return End(Exit.ERROR, describe(str(code)), code if isinstance(code, int) and 0 < code < 2**31 else 1)
 
 
 # --- the actor ------------------------------------------------------------------------------------
@@ -233,33 +138,30 @@ class Keeper:
             self._codes[digest] = code if len(code) <= _SMALL else ray().put(code)
         return self._birth, self._life
 
-    async def begin(self, digest: str, execution: str, run: RayRun, options: Mapping[str, Any]) -> None:
-        """Submit an execution, once, and never one that was said not to be here."""
-        if self._left or execution in self._held or execution in self._denied:
-            return
-        held = self._held[execution] = _Held(run.sweep_id)
-        try:
-            held.ref = _task(options).remote(self._codes[digest], run)
-        except KeyError:
-            self._conclude(held, End(Exit.SIGNAL, RESTARTED))
-        except Exception as error:
-            self._conclude(held, End(Exit.ERROR, describe(error)))
-        else:
-            held.watch = asyncio.ensure_future(self._watch(held))
+    async def exchange(self, orders: Sequence[KeeperOrder], after: int, seconds: float) -> tuple[str, int, list[News]]:
+        """Obey orders, then wait until there is something new; return this life, a cursor to go on from, and the news.
 
-    async def ask(self, execution: str, interrupt: bool) -> None:  # noqa: FBT001 - remote calls read best short
-        """Ask an execution to end: KeyboardInterrupt is raised in it, if it may be."""
-        held = self._held.get(execution)
-        if held is not None:
-            held.asked = True
-            if interrupt and held.end is None:
-                ray().cancel(held.ref)
+        One call for all that is said at a time: on a no-op task, each further call would show.
 
-    async def end(self, execution: str) -> None:
-        """End an execution abruptly: its worker exits."""
-        held = self._held.get(execution)
-        if held is not None and held.end is None:
-            ray().cancel(held.ref, force=True)
+        Args:
+            orders: in the order in which they were given.
+            after: the cursor; 0 for all that is here.
+            seconds: how long to wait at most.
+        """
+        for order in orders:
+            self._obey(order)
+        if self._changes <= after and seconds:
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
+                await asyncio.sleep(_GATHER)
+        fresh = [
+            News(name, held.end, held.metrics, held.said, held.preempting)
+            for name, held in self._held.items()
+            if held.changed > after
+        ]
+        return self._life, self._changes, fresh
 
     async def say(self, execution: str, metrics: FrozenDict | None, preempting: bool) -> bool:  # noqa: FBT001 - same
         """Keep what an execution says; return whether it was asked to end."""
@@ -281,45 +183,52 @@ class Keeper:
         self._denied.add(execution)
         return False
 
-    async def news(self, after: int, done: Sequence[str], seconds: float) -> tuple[str, int, list[News]]:
-        """Wait until there is something new; return this life, a cursor to go on from, and what is new.
-
-        Args:
-            after: the cursor; 0 for all that is here.
-            done: executions whose end is committed: they are forgotten.
-            seconds: how long to wait at most.
-        """
-        self._forget(done)
-        if self._changes <= after:
-            self._changed.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), seconds)
-        fresh = [
-            News(name, held.end, held.metrics, held.said, held.preempting)
-            for name, held in self._held.items()
-            if held.changed > after
-        ]
-        return self._life, self._changes, fresh
-
-    async def leave(self, done: Sequence[str], sweep_id: str | None) -> bool:
+    async def leave(self, orders: Sequence[KeeperOrder], sweep_id: str | None) -> bool:
         """Return whether nothing is held here, and take nothing any more if so: then it may be ended.
 
         Args:
-            done: executions whose end is committed.
+            orders: the last ones.
             sweep_id: a sweep of which nothing is wanted any more: what its driver has not claimed by now was
                 concluded by an earlier driver that could not say so, or is of an attempt that was given up.
         """
-        self._forget(done)
+        for order in orders:
+            self._obey(order)
         for execution, held in list(self._held.items()):
             if held.sweep_id == sweep_id:
-                await self.end(execution)
-                self._forget([execution])
+                self._obey(Abort(execution))
+                self._obey(Forget(execution))
         self._left = not self._held
         return self._left
 
-    def _forget(self, done: Sequence[str]) -> None:
-        for execution in done:
-            self._held.pop(execution, None)
+    def _obey(self, order: KeeperOrder) -> None:
+        held = self._held.get(order.execution)
+        match order:
+            case Begin():
+                if held is None and not self._left and order.execution not in self._denied:
+                    self._begin(order)
+            case Ask():
+                if held is not None and not held.asked:
+                    held.asked = True
+                    if order.interrupts and held.end is None:
+                        ray().cancel(held.ref)
+            case Abort():
+                if held is None:
+                    self._denied.add(order.execution)
+                elif held.end is None:
+                    ray().cancel(held.ref, force=True)
+            case Forget():
+                self._held.pop(order.execution, None)
+
+    def _begin(self, order: Begin) -> None:
+        held = self._held[order.execution] = _Held(order.sweep_id)
+        try:
+            held.ref = _task(order.options).remote(self._codes[order.digest], order.run)
+        except KeyError:
+            self._conclude(held, End(Exit.SIGNAL, RESTARTED))
+        except Exception as error:
+            self._conclude(held, End(Exit.ERROR, describe(error)))
+        else:
+            held.watch = asyncio.ensure_future(self._watch(held))
 
     async def _watch(self, held: _Held) -> None:
         """Wait for the end of an execution, and keep it."""

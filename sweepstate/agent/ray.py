@@ -1,7 +1,7 @@
 """RayAgent: each run is a task on a Ray cluster. Needs the extra ``ray``.
 
 The tasks belong to an actor in the cluster (see ``_ray_keeper``), so that a driver that died comes back and goes
-on with them. This side tells the actor what to do, and hears from it in one thread how executions go.
+on with them. This side tells the actor what to do, and is told by it how executions go (see ``_ray_line``).
 
 A start is reported when its order comes, before the task is submitted: refused if somebody else began, and
 found again after a crash at any point. So a run that waits in the cluster's queue is RUNNING, with this agent's
@@ -10,12 +10,9 @@ heartbeats; a sweep with ``max_active`` at what the cluster can execute at once 
 
 from __future__ import annotations
 
-import atexit
-import hashlib
-import logging
+import pickle
 import secrets
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -26,7 +23,9 @@ from ..core.decide import End
 from ..core.errors import IllegalTransition, InvalidValue
 from ..core.lifecycle import Exit
 from ..core.values import FrozenDict, check_flag, check_number, show
-from ._ray_keeper import NAMESPACE, RESTARTED, Keeper, News, RayRun, actor_name, check_options, ray
+from ._ray_keeper import RESTARTED, Abort, Ask, Begin, Forget, KeeperOrder, News, check_options
+from ._ray_line import Line
+from ._ray_run import RayRun, ray
 from .driving import DrivenAgent, Execution, Report, Trace
 
 if TYPE_CHECKING:
@@ -35,15 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RayAgent", "RayRun"]
 
-_log: Final = logging.getLogger("sweepstate")
-#: Seconds that an answer of the actor may take, its start included.
-_ANSWER: Final = 60.0
-#: Seconds for which the actor is asked to wait for news.
-_LISTEN: Final = 10.0
-#: Seconds after which an order of which nothing was heard is asked after; to ask costs a millisecond.
-_DOUBT: Final = 5.0
-#: Seconds after which the one who waits for that sees that nobody is interested any more.
-_GLANCE: Final = 0.5
 #: What the agent decides itself: how often a task is tried, and what comes back.
 _OURS: Final = frozenset({"max_retries", "num_returns", "retry_exceptions"})
 
@@ -55,28 +45,14 @@ class RayExecution(Execution):
     """A task.
 
     Attributes:
-        life: of the actor that it was given to; in another life of it, it is gone.
-        order: what becomes of the actor's order to begin, until that is known.
-        doubted_at: when to ask for that, by the agent's own clock.
+        doubts: those of the agent's line at which it was known that the actor has it.
         said: how many of its reports are committed.
         preempting: whether it is committed that it is preempting.
     """
 
-    life: str
-    order: Any = None
-    doubted_at: float = 0.0
+    doubts: int
     said: int = 0
     preempting: bool = False
-
-
-class _Link:
-    """The agent's actor, as this process knows it."""
-
-    def __init__(self, actor: Any, birth: str, life: str) -> None:
-        self.actor = actor
-        self.birth = birth
-        self.life = life
-        self.listener: threading.Thread | None = None
 
 
 class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
@@ -144,12 +120,10 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
             self._code: Final[bytes] = ray().cloudpickle.dumps(function)
         except Exception as error:
             raise InvalidValue("function", f"cannot be pickled: {error}", "let it make what it needs") from error
-        self._digest: Final = hashlib.sha256(self._code).hexdigest()
-        self._link: _Link | None = None
-        self._linking: Final = threading.Lock()
+        self._line: Line | None = None
+        self._connecting: Final = threading.Lock()
+        self._driver: int | None = None  # the thread that drives
         self._news: Final[dict[str, News]] = {}
-        #: Executions whose end is committed, of which the actor has not been told yet.
-        self._done: Final[list[str]] = []
 
     def drive(self, sweep: Sweep, *, signals: bool = True) -> bool:
         """Drive a sweep until it is done; see ``DrivenAgent.drive``. Leaves the cluster if nothing executes there."""
@@ -167,20 +141,10 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
     def _leave(self, sweep_id: str | None) -> bool:
         if self._executions or self._launching:
             return False
-        with self._linking:
-            link, self._link = self._link, None
-        if link is None:
-            return True
-        try:
-            left: bool = ray().get(link.actor.leave.remote(self._done[:], sweep_id), timeout=_ANSWER)
-        except _errors().RayActorError:
-            left = True
-        if left:
-            ray().kill(link.actor)
-        self._stop_listening(link)
-        self._done.clear()
+        with self._connecting:
+            line, self._line = self._line, None
         self._news.clear()
-        return left
+        return line is None or line.leave(sweep_id)
 
     # --- what DrivenAgent asks ---------------------------------------------------------------------
 
@@ -196,24 +160,47 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         return f"ray:{self._connect().birth}:{secrets.token_hex(8)}"
 
     def _launch(self, run: Run, prepared: Mapping[str, Any]) -> RayExecution:
-        link = self._connect()
+        line = self._connect()
         name = _name(run)
         place = (run.sweep_id, run.index, run.attempt)
         task = RayRun(place, run.config, agent=self.name, execution=name, objective=run.objective)
-        order = link.actor.begin.remote(self._digest, name, task, prepared)
-        return RayExecution(run, link.life, order, self._now() + _DOUBT)
+        self._say(Begin(name, run.sweep_id, line.digest, pickle.dumps(task), prepared))
+        return RayExecution(run, line.doubts)
 
     def _ask(self, execution: RayExecution) -> None:
-        self._connect().actor.ask.remote(_name(execution.run), self._interrupt)
+        self._say(Ask(_name(execution.run), self._interrupt))
 
     def _end(self, execution: RayExecution) -> None:
-        self._connect().actor.end.remote(_name(execution.run))
+        self._say(Abort(_name(execution.run)))
+
+    def _released(self, execution: RayExecution) -> None:
+        name = _name(execution.run)
+        self._say(Forget(name))
+        self._news.pop(name, None)
+
+    def _look_after_all(self) -> None:
+        if self._line is not None:
+            for news in self._line.hear():
+                self._news[news.execution] = news
+        super()._look_after_all()
 
     def _look(self, execution: RayExecution) -> Report | None:
-        run = execution.run
+        run, line = execution.run, self._connect()
         news = self._news.get(_name(run))
-        if news is None:
-            return self._missing(execution)
+        if news is not None and news.end is not None:
+            self._pass_on(execution, news)
+            return _report_of(news.end)
+        if execution.doubts != line.doubts:
+            if not line.find(_name(run)):
+                return _report_of(End(Exit.SIGNAL, RESTARTED))
+            execution.doubts = line.doubts
+        if news is not None:
+            self._pass_on(execution, news)
+        return None
+
+    def _pass_on(self, execution: RayExecution, news: News) -> None:
+        """Commit what an execution has said on the way."""
+        run = execution.run
         if news.preempting and not execution.preempting:
             with suppress(IllegalTransition):  # it has nobody any more: its verdict stands
                 run.mark_preempting()
@@ -221,138 +208,49 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         if news.metrics is not None and news.said > execution.said:
             run.report(news.metrics)
             execution.said = news.said
-        return None if news.end is None else _report_of(news.end)
 
     def _find(self, run: Run) -> RayExecution | Trace:
         name = run.execution or ""
         if not name.startswith("ray:"):
             return Trace.UNKNOWN
-        link = self._connect()
-        if ray().get(link.actor.find.remote(name), timeout=_ANSWER):
-            return RayExecution(run, link.life)
-        return Trace.GONE if name.split(":")[1] == link.birth else Trace.UNKNOWN
-
-    def _released(self, execution: RayExecution) -> None:
-        name = _name(execution.run)
-        self._done.append(name)
-        self._news.pop(name, None)
+        line = self._connect()
+        if line.find(name):
+            return RayExecution(run, line.doubts)
+        return Trace.GONE if name.split(":")[1] == line.birth else Trace.UNKNOWN
 
     # --- the actor --------------------------------------------------------------------------------
 
-    def _missing(self, execution: RayExecution) -> Report | None:
-        """Look after an execution of which the actor has said nothing yet."""
-        link = self._connect()
-        if execution.life == link.life and not self._is_lost(execution):
-            return None
-        # The actor that owned it is gone, or never had it; and if this one has not got it, it never will.
-        if ray().get(link.actor.find.remote(_name(execution.run)), timeout=_ANSWER):
-            execution.life = link.life
-            return None
-        return _report_of(End(Exit.SIGNAL, RESTARTED))
-
-    def _is_lost(self, execution: RayExecution) -> bool:
-        """Return whether the order to begin did not reach the actor."""
-        if execution.order is None or self._now() < execution.doubted_at:
-            return False
-        if not ray().wait([execution.order], timeout=0)[0]:
-            execution.doubted_at += _DOUBT
-            return False
-        order, execution.order = execution.order, None
+    def _drive(self, sweep: Sweep) -> None:
+        self._driver = threading.get_ident()
         try:
-            ray().get(order)
-        except _errors().RayActorError:
-            return True
-        return False
+            super()._drive(sweep)
+        finally:
+            self._driver = None
+            self._send()
 
-    def _connect(self) -> _Link:
-        link = self._link
-        if link is not None:
-            return link
-        with self._linking:
-            if self._link is None:
-                link = self._link = _Link(*self._meet())
-                link.listener = threading.Thread(
-                    target=self._listen, args=(link,), name=f"sweepstate agent {self.name}", daemon=True
-                )
-                link.listener.start()
-                # Ray leaves when the interpreter exits, and ends a process whose threads still ask it with status 1.
-                # What is registered last is called first.
-                atexit.register(self._stop_listening, link)
-            return self._link
+    def _wait(self, seconds: float) -> None:
+        self._send()
+        super()._wait(seconds)
 
-    def _stop_listening(self, link: _Link) -> None:
-        atexit.unregister(self._stop_listening)
-        if self._link is link:
-            self._link = None
-        if link.listener is not None:
-            link.listener.join(_ANSWER)
+    def _send(self) -> None:
+        if self._line is not None:
+            self._line.send()
 
-    def _meet(self) -> tuple[Any, str, str]:
-        """Return the agent's actor, made if there is none, and which birth and life of it."""
-        module = ray()
-        if not module.is_initialized():
-            remedy = "call ray.init(address=...) first: the agent does not start Ray"
-            raise InvalidValue("ray", "this process is not connected to a cluster", remedy)
-        until = time.monotonic() + _ANSWER
-        while True:
-            actor = _actor(self.name)
-            try:
-                met: tuple[str, str] | None = module.get(actor.hello.remote(self._digest, self._code), timeout=_ANSWER)
-            except _errors().ActorDiedError:  # its name is not free yet
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.05)
-                continue
-            if met is not None:
-                return actor, *met
-            module.kill(actor)  # left by a driver that died before it could do this
+    def _say(self, order: KeeperOrder) -> None:
+        """Give the actor an order: in the thread that drives with all others of its round, else at once."""
+        line = self._connect()
+        line.say(order)
+        if threading.get_ident() != self._driver:
+            line.send()
 
-    def _listen(self, link: _Link) -> None:
-        """Hear from the actor, in a thread of its own, until it is left."""
-        after = 0
-        while self._is_heard(link):
-            done = self._done[:]
-            try:
-                answer = link.actor.news.remote(after, done, _LISTEN)
-                while not ray().wait([answer], timeout=_GLANCE)[0]:
-                    if not self._is_heard(link):
-                        return
-                life, after, fresh = ray().get(answer)
-            except (
-                Exception,
-                SystemExit,
-            ) as error:  # Ray raises SystemExit too, which would end this thread in silence
-                if not self._is_heard(link):
-                    return
-                _log.warning("agent %r: its actor does not answer: %s", self.name, error)
-                after = self._meet_again(link)
-                continue
-            if life != link.life:
-                after = self._meet_again(link)
-                continue
-            del self._done[: len(done)]
-            for news in fresh:
-                self._news[news.execution] = news
-            if fresh:
-                self._wake.set()
-
-    def _is_heard(self, link: _Link) -> bool:
-        # To ask Ray after its shutdown ends the process.
-        return self._link is link and bool(ray().is_initialized())
-
-    def _meet_again(self, link: _Link) -> int:
-        """Find the actor after a restart, or have another; return the cursor to begin with."""
-        try:
-            link.actor, link.birth, link.life = self._meet()
-        except Exception as error:
-            _log.warning("agent %r: no actor in the cluster: %s", self.name, error)
-            time.sleep(1.0)
-        else:
-            for name, news in list(self._news.items()):
-                if news.end is None:  # of an earlier life
-                    self._news.pop(name, None)
-        self._wake.set()
-        return 0
+    def _connect(self) -> Line:
+        line = self._line
+        if line is not None:
+            return line
+        with self._connecting:
+            if self._line is None:
+                self._line = Line(self.name, self._code, self._wake.set)
+            return self._line
 
 
 def _name(run: Run) -> str:
@@ -385,23 +283,3 @@ def _check(field: str, options: Mapping[str, Any]) -> None:
         check_options(options)
     except (TypeError, ValueError) as error:
         raise InvalidValue(field, str(error), "see ray.remote for what there is") from error
-
-
-def _errors() -> Any:
-    return ray().exceptions
-
-
-def _actor(agent: str) -> Any:
-    """Return an agent's actor, made if there is none: on the head node, whose death ends the cluster anyway."""
-    kind = ray().remote(Keeper)
-    return kind.options(
-        name=actor_name(agent),
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        num_cpus=0,
-        resources={"node:__internal_head__": 0.0001},
-        max_restarts=-1,
-        max_task_retries=0,
-        max_concurrency=10_000,
-    ).remote(secrets.token_hex(8))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -32,7 +32,4 @@ class TestRay(AgentContract):
         return RayAgent(execute, interrupts=False, poll=0.1)
 
     def again(self, agent: Agent) -> RayAgent:
-        first = cast(RayAgent, agent)
-        if first._link is not None:
-            first._stop_listening(first._link)  # as its thread would have died with its process
-        return RayAgent(execute, name=first.name, interrupts=False, poll=0.1)
+        return RayAgent(execute, name=agent.name, interrupts=False, poll=0.1)
