@@ -2,13 +2,15 @@
 
 ``python -m tests.support.lone python -m tests.benchmarks.agents_ray [runs]``; needs the group "bench".
 
-All three execute the same points with the same number at a time. The bare loop is what somebody writes who must
-look at each result before submitting the next task: ``ray.wait`` for one, submit one. It keeps nothing. Tune's
-trials are actors, each a process; it is given reuse of them, as it recommends for short trials.
+All execute the same points with the same number at a time. The bare loop is what somebody writes who must
+look at each result before submitting the next task: ``ray.wait`` for one, submit one. It keeps nothing, and its tasks
+end with it. Those of an actor do not; a bare one shows what that costs by itself. Tune's trials are actors, each
+a process; it is given reuse of them, as it recommends for short trials.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import logging
@@ -17,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,50 @@ def bare(seconds: float) -> Batch:
                 results += [each["loss"] for each in ray.get(ended)]
             waiting.append(task.remote(x))
         results += [each["loss"] for each in ray.get(waiting)]
+        assert sorted(results) == [x * 1.0 for x in range(count)]
+
+    return batch
+
+
+class Owner:
+    """Submits tasks for a driver, which they outlive; says in one call what has ended, and takes what comes next."""
+
+    def __init__(self) -> None:
+        ray: Any = import_module("ray")
+        self._task = ray.remote(max_retries=0)(lambda x: {"loss": x * 1.0})
+        self._watches: set[asyncio.Future[None]] = set()
+        self._ended: list[float] = []
+        self._rung = asyncio.Event()
+
+    async def exchange(self, points: list[int]) -> list[float]:
+        """Submit tasks, wait for the end of some, and return their results."""
+        self._watches |= {asyncio.ensure_future(self._watch(self._task.remote(x))) for x in points}
+        while not self._ended:
+            self._rung.clear()
+            await self._rung.wait()
+        ended, self._ended = self._ended, []
+        return ended
+
+    async def _watch(self, task: Any) -> None:
+        result: dict[str, float] = await task
+        self._ended.append(result["loss"])
+        self._rung.set()
+
+
+def outliving(stack: contextlib.ExitStack) -> Batch:
+    """Return what executes bare tasks of an actor, ``SLOTS`` at a time."""
+    ray: Any = import_module("ray")
+    owner = ray.remote(Owner).options(num_cpus=0, max_concurrency=1_000).remote()
+    stack.callback(ray.kill, owner)
+
+    def batch(count: int) -> None:
+        points = iter(range(count))
+        results: list[float] = []
+        begun = list(islice(points, SLOTS))
+        while len(results) < count:
+            ended = ray.get(owner.exchange.remote(begun))
+            results += ended
+            begun = list(islice(points, len(ended)))
         assert sorted(results) == [x * 1.0 for x in range(count)]
 
     return batch
@@ -119,6 +166,7 @@ def main(count: int) -> None:
         sqlite.made = 0  # type: ignore[attr-defined]
         peers = {
             "bare tasks": bare(0.0),
+            "bare tasks of an actor": outliving(stack),
             "RayAgent, in memory": agent(stack, 0.0, MemoryStorage),
             "RayAgent": agent(stack, 0.0, sqlite),
         }
@@ -131,6 +179,8 @@ def main(count: int) -> None:
     show(f"no-op, {SLOTS} at a time", times | tuned, "bare tasks")
     show(f"runs of 50 ms, {SLOTS} at a time", times_longer, "bare tasks")
     print()
+    print(Row("RayAgent against bare tasks, no-op, memory", ratio(times, "RayAgent, in memory", "bare tasks"), 1.3))
+    print(f"  of that the actor alone: {ratio(times, 'bare tasks of an actor', 'bare tasks'):.2f} x")
     print(Row("RayAgent against bare tasks, no-op", ratio(times, "RayAgent", "bare tasks"), 1.3))
     print(Row("RayAgent against bare tasks, 50 ms", ratio(times_longer, "RayAgent", "bare tasks"), 1.3))
     print(Row("RayAgent against Tune, no-op", times["RayAgent"][-1] / tuned["ray.tune.Tuner"][0], 1.0))
