@@ -16,21 +16,15 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import signal
 import socket
 import threading
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from enum import Enum
-from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-import attrs
-
-from ..core.decide import Answer
 from ..core.errors import (
     AgentError,
     AlreadyStarted,
@@ -42,24 +36,22 @@ from ..core.errors import (
 )
 from ..core.questions import Leased
 from ..core.state import RunState
-from ..core.values import check_seconds, check_text
+from ..core.values import check_seconds
 from ..handles.reports import make_token
 from ..hooks import Kill, Order, Start, Stop
-from ._beating import between_beats
+from ._interrupts import counted
+from ._tending import Execution, ExecutionT, Key, Report, Tending
 
 if TYPE_CHECKING:
     from ..run import Run
     from ..sweep import Sweep
 
+__all__ = ["DrivenAgent", "Execution", "Key", "NoRoom", "Report", "Trace"]
+
 _log: Final = logging.getLogger("sweepstate")
 _PAGE: Final = 256
 #: Between two looks at a storage that does not answer, in seconds.
 _LONGEST_PAUSE: Final = 30.0
-
-#: Which attempt: sweep, run and attempt.
-Key: TypeAlias = tuple[str, int, int]
-#: Reports how an execution ended, through the handle of its run; returns the events that it caused.
-Report: TypeAlias = Callable[["Run"], object]
 
 
 class Trace(Enum):
@@ -74,28 +66,6 @@ class Trace(Enum):
     UNKNOWN = "unknown"
 
 
-@attrs.define(eq=False, slots=False)
-class Execution:
-    """One execution of an attempt; an agent keeps what it needs in a subclass.
-
-    Attributes:
-        run: the handle to report through.
-        asked: whether it was asked to end.
-        asked_at: when, by the agent's own clock.
-        ended: whether it was ended abruptly, so that how it ends says nothing about the run.
-        report: how it ended, once that is known.
-        beat_at: when its next heartbeat is due, by the agent's own clock.
-    """
-
-    run: Run
-    asked: bool = attrs.field(default=False, kw_only=True)
-    ended: bool = attrs.field(default=False, kw_only=True)
-    report: Report | None = attrs.field(default=None, kw_only=True)
-    beat_at: float = attrs.field(default=0.0, kw_only=True)
-    asked_at: float = attrs.field(default=0.0, kw_only=True)
-
-
-ExecutionT = TypeVar("ExecutionT", bound=Execution)
 PreparedT = TypeVar("PreparedT")
 
 
@@ -103,31 +73,7 @@ class NoRoom(Exception):
     """A run cannot be begun now, through no fault of its own: another one has taken the room that there was."""
 
 
-class Bell:
-    """What wakes a thread that waits: an event that may be set anywhere, also in the handler of a signal.
-
-    ``threading.Event`` may not: its lock may be held by the very code that the handler has interrupted, for
-    which it would wait for ever. ``SimpleQueue.put`` is made for that ("reentrant", says its documentation).
-    """
-
-    def __init__(self) -> None:
-        self._rung: Final[SimpleQueue[None]] = SimpleQueue()
-
-    def set(self) -> None:
-        """Wake whoever waits, or is about to."""
-        self._rung.put(None)
-
-    def wait(self, seconds: float) -> None:
-        """Wait until it is set, or so long; then forget how often it was."""
-        try:
-            self._rung.get(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX))
-            while True:
-                self._rung.get_nowait()
-        except Empty:
-            pass
-
-
-class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
+class DrivenAgent(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
     """An agent whose executions go on beside it; see the module.
 
     Attributes:
@@ -143,22 +89,17 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
     can_kill: bool = True
 
     def __init__(self, name: str, *, poll: float = 1.0, patience: float = 600.0) -> None:
-        self.name: str = check_text(name, "name", most=200)
+        super().__init__(name)
         self._leaving = False
         self._poll: Final = check_seconds(poll, "poll", zero=False)
         self._patience: Final = check_seconds(patience, "patience")
-        self._executions: Final[dict[Key, ExecutionT]] = {}
         # Attempts whose start is being reported: they are neither ours yet nor left behind by anybody.
         self._launching: Final[set[Key]] = set()
         # Executions that may have begun and that nobody executes, until that is reported; with what a launch raised.
         self._unbegun: Final[dict[str, BaseException | None]] = {}
-        self._lock: Final = threading.Lock()
         self._driving: Final = threading.Lock()
-        self._wake: Final = Bell()
         self._interrupts = 0
         self._obeyed = 0
-        # When to tick next. Not each time that something has ended: the commit that reports it fills its slot.
-        self._tick_at = 0.0
         # Whether it is not known of every begun attempt of ours who executes it.
         self._unsettled = True
 
@@ -186,32 +127,9 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
     def _launch(self, run: Run, prepared: PreparedT) -> ExecutionT:
         """Begin executing; the start is reported already. What this raises fails the run."""
 
-    @abstractmethod
-    def _ask(self, execution: ExecutionT) -> None:
-        """Ask an execution to end; its own handlers may run. Called once."""
-
-    @abstractmethod
-    def _end(self, execution: ExecutionT) -> None:
-        """End an execution abruptly. May be called again."""
-
-    @abstractmethod
-    def _look(self, execution: ExecutionT) -> Report | None:
-        """Look after an execution; return how to report its end once it has ended, else None."""
-
-    def _has_room(self) -> bool:
-        """Return whether one more run could be begun now; until then, none is asked for."""
-        return True
-
     def _find(self, _run: Run) -> ExecutionT | Trace:
         """Look for an execution that an earlier orchestrator began; return it to go on with it, or what is known."""
         return Trace.UNKNOWN
-
-    def _released(self, execution: ExecutionT) -> None:
-        """Give back what an execution held, such as a slot; its end is reported."""
-
-    def _now(self) -> float:
-        """Return seconds of a clock that never goes back."""
-        return time.monotonic()
 
     def _wait(self, seconds: float) -> None:
         """Wait until something happens, or so long."""
@@ -301,17 +219,6 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
         elif not launching:
             self._settle(key, order.run, kill=True)
         self._wake.set()
-
-    def _ask_once(self, execution: ExecutionT) -> None:
-        if not execution.asked and execution.report is None:
-            execution.asked = True
-            execution.asked_at = self._now()
-            self._ask(execution)
-
-    def _end_abruptly(self, execution: ExecutionT) -> None:
-        if execution.report is None:
-            execution.ended = True
-            self._end(execution)
 
     # --- driving ----------------------------------------------------------------------------------
 
@@ -403,61 +310,6 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
                 return False
         return self._leaving or sweep.done
 
-    # --- executions -------------------------------------------------------------------------------
-
-    def _look_after_all(self) -> None:
-        """Report what has ended, and beat for what has not."""
-        for key, execution in list(self._executions.items()):
-            if execution.report is None:
-                execution.report = self._look(execution)
-            if execution.report is not None:
-                self._conclude(key, execution)
-            elif self._now() >= execution.beat_at:
-                execution.beat_at = self._now() + self._beat_every(execution.run)
-                self._beat(execution)
-
-    def _conclude(self, key: Key, execution: ExecutionT) -> None:
-        """Report an end, once; if the storage does not take it, it is said again."""
-        run, report = execution.run, execution.report
-        had_room = self._has_room()
-        try:
-            caused = run.gone() if execution.ended or report is None else report(run)
-            if not caused or not had_room:
-                # It was reported elsewhere, so no commit of ours fills its slot; or the commit came too early for it.
-                self._tick_at = 0.0
-        except InvalidValue as error:  # of what the execution gave as its metrics
-            run.fail(error)
-        with self._lock:
-            self._executions.pop(key, None)
-        self._released(execution)
-
-    def _beat(self, execution: ExecutionT) -> None:
-        self._heed(execution, execution.run.heartbeat())
-
-    def _heed(self, execution: ExecutionT, answer: Answer) -> None:
-        """Do what a sign of life was answered."""
-        execution.beat_at = self._now() + self._beat_every(execution.run)
-        if answer is Answer.KILL:
-            self._end_abruptly(execution)
-        elif answer is Answer.STOP:
-            self._ask_once(execution)
-            if self._now() - execution.asked_at >= execution.run.limits.stop_grace:
-                self._end_abruptly(execution)  # also one whose run is over, so that no tick makes it KILLED
-
-    def _beat_every(self, run: Run) -> float:
-        return between_beats(run.limits)
-
-    def _forget(self, sweep_id: str) -> bool:
-        """End what executes for a sweep that is not there any more; return whether all of it is gone."""
-        for key, execution in list(self._executions.items()):
-            if key[0] == sweep_id:
-                self._end_abruptly(execution)
-                if execution.report is not None or self._look(execution) is not None:
-                    with self._lock:
-                        self._executions.pop(key, None)
-                    self._released(execution)
-        return not any(key[0] == sweep_id for key in self._executions)
-
     # --- what was left behind ---------------------------------------------------------------------
 
     def _recover(self, sweep: Sweep) -> None:
@@ -508,15 +360,8 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
     def _listening(self, *, signals: bool) -> Generator[None]:
         """Count interrupts instead of raising them, in the main thread."""
         self._interrupts = self._obeyed = 0
-        theirs = signal.getsignal(signal.SIGINT)
-        if not signals or threading.current_thread() is not threading.main_thread() or theirs in (None, signal.SIG_IGN):
-            yield  # what is ignored, in the background of a script say, stays ignored
-            return
-        before: Any = signal.signal(signal.SIGINT, self._interrupted)
-        try:
+        with counted(self._interrupted) if signals else nullcontext():
             yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
         # Only noted: a handler that called the storage might wait for the very thread that it interrupted.

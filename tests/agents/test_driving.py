@@ -25,7 +25,8 @@ from sweepstate import (
     SweepState,
     SweepStatus,
 )
-from sweepstate.agent.driving import Bell, DrivenAgent, Execution, NoRoom, Report, Trace
+from sweepstate.agent._waiting import Bell
+from sweepstate.agent.driving import DrivenAgent, Execution, NoRoom, Report, Trace
 from sweepstate.core.events import RunEnded, RunStarted
 from sweepstate.hooks import Start
 from sweepstate.testing.clock import ManualClock
