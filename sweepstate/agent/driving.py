@@ -93,7 +93,7 @@ class DrivenAgent(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
         self._leaving = False
         self._poll: Final = check_seconds(poll, "poll", zero=False)
         self._patience: Final = check_seconds(patience, "patience")
-        # Attempts whose start is being reported: they are neither ours yet nor left behind by anybody.
+        # Attempts that a thread is about to begin, or looks for: neither ours yet nor left behind by anybody.
         self._launching: Final[set[Key]] = set()
         # Executions that may have begun and that nobody executes, until that is reported; with what a launch raised.
         self._unbegun: Final[dict[str, BaseException | None]] = {}
@@ -144,15 +144,27 @@ class DrivenAgent(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
     def start(self, order: Start) -> None:
         """Begin executing a run, unless it was begun; see ``Agent.start``."""
         key = _key(order)
+        with self._claimed(key) as ours:
+            if ours:
+                self._start(key, order.run)
+
+    @contextmanager
+    def _claimed(self, key: Key) -> Generator[bool]:
+        """Tell whether an attempt is at nobody's hands here; if so, it is at this thread's until this is left.
+
+        Orders are delivered in any thread that commits, so two may come to the same attempt at once. Whoever comes
+        second leaves it alone: what is ordered is ordered again.
+        """
         with self._lock:
-            if key in self._executions or key in self._launching:
-                return
-            self._launching.add(key)
+            ours = key not in self._executions and key not in self._launching
+            if ours:
+                self._launching.add(key)
         try:
-            self._start(key, order.run)
+            yield ours
         finally:
-            with self._lock:
-                self._launching.discard(key)
+            if ours:
+                with self._lock:
+                    self._launching.discard(key)
 
     def _start(self, key: Key, run: Run) -> None:
         if not self.accepting:
@@ -212,11 +224,10 @@ class DrivenAgent(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
     def kill(self, order: Kill) -> None:
         """End the execution of a run abruptly; that it is gone is said when it is. See ``Agent.kill``."""
         key = _key(order)
-        with self._lock:
-            execution, launching = self._executions.get(key), key in self._launching
+        execution = self._executions.get(key)
         if execution is not None:
             self._end_abruptly(execution)
-        elif not launching:
+        else:
             self._settle(key, order.run, kill=True)
         self._wake.set()
 
@@ -327,14 +338,16 @@ class DrivenAgent(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
         lease = state.lease
         if lease is None or not lease.began:
             return
-        key = (sweep.id, state.index, lease.attempt)
-        with self._lock:
-            ours = key in self._executions or key in self._launching
-        if not ours:
-            token = make_token(sweep.id, state.index, lease.attempt, lease.execution)
-            self._settle(key, sweep.run_of(token))
+        token = make_token(sweep.id, state.index, lease.attempt, lease.execution)
+        self._settle((sweep.id, state.index, lease.attempt), sweep.run_of(token))
 
     def _settle(self, key: Key, run: Run, *, kill: bool = False) -> None:
+        """Find out who executes a begun attempt, unless that is known, or another thread is at it."""
+        with self._claimed(key) as ours:
+            if ours:
+                self._settle_claimed(key, run, kill=kill)
+
+    def _settle_claimed(self, key: Key, run: Run, *, kill: bool) -> None:
         if run.execution in self._unbegun:
             self._report_unbegun(run, self._unbegun[run.execution])
             self._unbegun.pop(run.execution, None)

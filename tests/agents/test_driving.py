@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -28,7 +29,7 @@ from sweepstate import (
 from sweepstate.agent._waiting import Bell
 from sweepstate.agent.driving import DrivenAgent, Execution, NoRoom, Report, Trace
 from sweepstate.core.events import RunEnded, RunStarted
-from sweepstate.hooks import Start
+from sweepstate.hooks import Kill, Start
 from sweepstate.testing.clock import ManualClock
 
 Plan = Callable[["Pretended"], Report | None]
@@ -594,6 +595,38 @@ def test_what_is_found_executing_is_gone_on_with(clock: ManualClock) -> None:
     agent.found = Pretended(sweep[0])
     agent.drive(reopened(sweep, agent))
     assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 1)
+
+
+def test_an_orphan_that_two_threads_come_to_at_once_is_found_once(clock: ManualClock) -> None:
+    """An order to kill it, in whatever thread, while the drive looks for it: one of them has it, or what it holds
+    would be held twice and given back once.
+    """
+    sweep = left_behind(clock)
+    meeting = threading.Barrier(2)
+
+    class Slow(Pretending):
+        finds = 0
+
+        def _find(self, run: Run) -> Pretended | Trace:
+            found = Pretended(run)
+            self.finds += 1
+            if self.finds == 1:
+                meeting.wait(60)  # it has been found, and is not known yet
+                meeting.wait(60)
+            return found
+
+    agent = Slow(obeying, clock)
+    thread = threading.Thread(target=agent.drive, args=(reopened(sweep, agent),))
+    thread.start()
+    meeting.wait(60)
+    run = Sweep.open("s", storage=sweep.storage, clock=clock)[0]
+    run.kill()
+    agent.kill(Kill(run))
+    meeting.wait(60)
+    thread.join(60)
+    assert agent.finds == 1
+    assert "end 0" in agent.said  # the order came again
+    assert (run.refresh().status, run.state.lease) == (RunStatus.KILLED, None)
 
 
 def test_what_nobody_knows_of_is_left_to_silence(clock: ManualClock) -> None:
