@@ -2,8 +2,8 @@
 
 A subclass says how an execution is prepared, launched, asked to end, ended and
 looked after; this class does the rest, in one loop: orders, heartbeats, reports,
-second starts, interrupts, outages of the storage, and what an earlier
-orchestrator of the same name has left behind.
+second starts, interrupts, outages of the storage, what an earlier orchestrator
+of the same name has left behind, and what the subclass raises (see ``_tending``).
 
 The order in which a start happens is what keeps two executions of one attempt
 from counting: *prepare* (whatever may fail, fails here, and the order stays
@@ -38,9 +38,9 @@ from ..core.questions import Leased
 from ..core.state import RunState
 from ..core.values import check_seconds
 from ..handles.reports import make_token
-from ..hooks import Kill, Order, Start, Stop
+from ..hooks import Kill, Start, Stop
 from ._interrupts import counted
-from ._tending import Execution, ExecutionT, Key, Report, Tending
+from ._tending import OF_STORAGE, Execution, ExecutionT, Key, Report, Tending
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -50,6 +50,8 @@ __all__ = ["DrivenAgent", "Execution", "Key", "NoRoom", "Report", "Trace"]
 
 _log: Final = logging.getLogger("sweepstate")
 _PAGE: Final = 256
+#: How often Ctrl-C means something more.
+_PRESSES: Final = 3
 #: Between two looks at a storage that does not answer, in seconds.
 _LONGEST_PAUSE: Final = 30.0
 
@@ -97,6 +99,8 @@ class DrivenAgent(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
         self._launching: Final[set[Key]] = set()
         # Executions that may have begun and that nobody executes, until that is reported; with what a launch raised.
         self._unbegun: Final[dict[str, BaseException | None]] = {}
+        # Attempts for which looking has raised: that is said once.
+        self._unfound: Final[set[Key]] = set()
         self._driving: Final = threading.Lock()
         self._interrupts = 0
         self._obeyed = 0
@@ -143,7 +147,7 @@ class DrivenAgent(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
 
     def start(self, order: Start) -> None:
         """Begin executing a run, unless it was begun; see ``Agent.start``."""
-        key = _key(order)
+        key = _key_of(order.run)
         with self._claimed(key) as ours:
             if ours:
                 self._start(key, order.run)
@@ -217,13 +221,13 @@ class DrivenAgent(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
 
     def stop(self, order: Stop) -> None:
         """Ask the execution of a run to end, once; see ``Agent.stop``."""
-        execution = self._executions.get(_key(order))
+        execution = self._executions.get(_key_of(order.run))
         if execution is not None:
             self._ask_once(execution)
 
     def kill(self, order: Kill) -> None:
         """End the execution of a run abruptly; that it is gone is said when it is. See ``Agent.kill``."""
-        key = _key(order)
+        key = _key_of(order.run)
         execution = self._executions.get(key)
         if execution is not None:
             self._end_abruptly(execution)
@@ -312,14 +316,27 @@ class DrivenAgent(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
 
     def _until_due(self) -> float:
         """Return for how many seconds nothing is to be done: until the next tick, or the next heartbeat."""
-        due = [execution.beat_at for execution in list(self._executions.values())]
+        due = [each.beat_at for each in list(self._executions.values()) if self._is_beating(each)]
         return max(0.0, min([self._tick_at, *due]) - self._now())
 
     def _is_over(self, sweep: Sweep) -> bool:
         with self._lock:
-            if any(key[0] == sweep.id for key in (*self._launching, *self._executions)):
+            if any(key[0] == sweep.id for key in self._launching):
                 return False
-        return self._leaving or sweep.done
+            executions = [execution for key, execution in self._executions.items() if key[0] == sweep.id]
+        return not any(self._is_awaited(each) for each in executions) and (self._leaving or sweep.done)
+
+    def _is_awaited(self, execution: ExecutionT) -> bool:
+        """Return whether the end of an execution is waited for.
+
+        Not of one that cannot be looked at, once it is given up as lost: nobody can say whether it ever ends. Nor, of
+        these, for whoever has pressed Ctrl-C three times.
+        """
+        if not execution.unseen:
+            return True
+        lease = execution.run.refresh().state.lease
+        held = lease is not None and lease.attempt == execution.run.attempt and not lease.lost
+        return held and self._obeyed < _PRESSES
 
     # --- what was left behind ---------------------------------------------------------------------
 
@@ -338,8 +355,17 @@ class DrivenAgent(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
         lease = state.lease
         if lease is None or not lease.began:
             return
-        token = make_token(sweep.id, state.index, lease.attempt, lease.execution)
-        self._settle((sweep.id, state.index, lease.attempt), sweep.run_of(token))
+        run = sweep.run_of(make_token(sweep.id, state.index, lease.attempt, lease.execution))
+        try:
+            self._settle(_key_of(run), run)
+        except OF_STORAGE:
+            raise
+        except Exception as error:
+            # It is sent no heartbeats meanwhile: like what cannot be looked at, it is lost to silence in the end.
+            if _key_of(run) not in self._unfound:
+                self._complain("was begun, and could not be looked for", run, error)
+            self._unfound.add(_key_of(run))
+            self._unsettled = True
 
     def _settle(self, key: Key, run: Run, *, kill: bool = False) -> None:
         """Find out who executes a begun attempt, unless that is known, or another thread is at it."""
@@ -383,13 +409,13 @@ class DrivenAgent(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
 
     def _obey_interrupts(self) -> None:
         """Take no more runs; then ask what executes to stop; then end it."""
-        presses = min(self._interrupts, 3)
+        presses = min(self._interrupts, _PRESSES)
         if presses > max(self._obeyed, 1):
             for execution in list(self._executions.values()):  # first what needs no storage
                 if presses == 2:
-                    self._ask_once(execution)
+                    self._try_to_ask(execution)
                 else:
-                    self._end_abruptly(execution)
+                    self._try_to_end(execution)
         while self._obeyed < presses:
             self._obey(self._obeyed + 1)
             self._obeyed += 1  # not before: what the storage did not take is said again
@@ -411,8 +437,8 @@ class DrivenAgent(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
                 execution.run.kill("interrupted", actor=self.name)
 
 
-def _key(order: Order) -> Key:
-    return order.run.sweep_id, order.index, order.attempt
+def _key_of(run: Run) -> Key:
+    return run.sweep_id, run.index, run.attempt
 
 
 def _give_back(run: Run) -> None:

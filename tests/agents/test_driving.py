@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -364,6 +365,189 @@ def test_room_that_an_end_makes_is_used_at_once(clock: ManualClock) -> None:
     agent.drive(sweep)
     assert clock() - began == 30.0
     assert sweep.counts[RunStatus.FINISHED] == 3
+
+
+# --- hooks that raise -----------------------------------------------------------------------------
+
+
+class Faulty(Pretending):
+    """Raises in a hook for one run, as often as the test says."""
+
+    def __init__(self, plan: Plan, clock: ManualClock, hook: str, *, times: float = float("inf")) -> None:
+        super().__init__(plan, clock)
+        self.hook = hook
+        self.times = times
+        self.tried: list[float] = []
+
+    def _fail(self, hook: str, run: Run) -> None:
+        if (hook, 0) == (self.hook, run.index):
+            self.tried.append(self.clock())
+            if len(self.tried) <= self.times:
+                raise RuntimeError(f"{hook} is broken")
+
+    def _look(self, execution: Pretended) -> Report | None:
+        self._fail("look", execution.run)
+        return super()._look(execution)
+
+    def _ask(self, execution: Pretended) -> None:
+        self._fail("ask", execution.run)
+        super()._ask(execution)
+
+    def _end(self, execution: Pretended) -> None:
+        self._fail("end", execution.run)
+        super()._end(execution)
+
+    def _find(self, run: Run) -> Pretended | Trace:
+        self._fail("find", run)
+        return super()._find(run)
+
+    def _released(self, execution: Pretended) -> None:
+        super()._released(execution)
+        self._fail("released", execution.run)
+
+
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+
+
+def test_what_cannot_be_looked_at_is_lost_to_silence_and_the_others_go_on(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody knows whether it executes: it is sent no heartbeats, looked at in each round, and complained of once."""
+    agent = Faulty(finishing, clock, "look")
+    sweep = sweep_of(agent, 3, heartbeat_timeout=60.0, suspicion=20.0)
+    began = clock()
+    assert agent.drive(sweep)
+    assert [run.status for run in sweep.runs()] == [RunStatus.CRASHED, RunStatus.FINISHED, RunStatus.FINISHED]
+    assert sweep[0].cause is Cause.LOST
+    assert 80 <= clock() - began < 90
+    assert 80 <= len(agent.tried) < 90  # a round a second
+    [said] = complaints(caplog)
+    assert "s[0]" in said
+    assert "RuntimeError: look is broken" in said
+    assert "released 0" not in agent.said  # nobody knows whether what it holds is free
+
+
+def test_what_could_not_be_looked_at_for_a_while_ends_as_if_nothing_had_been(clock: ManualClock) -> None:
+    """Its heartbeats go on as soon as it can."""
+    agent = Faulty(lambda e: (lambda run: run.finish()) if clock() > start + 200 else None, clock, "look", times=50)
+    start = clock()
+    sweep = sweep_of(agent, 1, heartbeat_timeout=60.0, suspicion=20.0)
+    agent.drive(sweep)
+    assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 1)
+
+
+def test_the_end_of_what_is_seen_again_corrects_that_it_was_lost(clock: ManualClock) -> None:
+    """While its sweep is being driven, it is looked at."""
+    agent = Faulty(finishing, clock, "look", times=150)
+    sweep = sweep_of(agent, 1, heartbeat_timeout=60.0, suspicion=20.0)
+    sweep.tick()
+    sweep.pause()
+    agent.while_waiting = [*[lambda: None] * 200, sweep.resume]
+    assert agent.drive(sweep)
+    assert sweep[0].status is RunStatus.FINISHED
+    assert "released 0" in agent.said
+
+
+def test_three_interrupts_do_not_wait_for_what_cannot_be_looked_at(clock: ManualClock) -> None:
+    """Whoever presses Ctrl-C three times wants to leave."""
+    agent = Faulty(obeying, clock, "look")
+    sweep = sweep_of(agent, 1)
+    interrupt = lambda: agent._interrupted(2, None)  # noqa: E731 - short is clearer here
+    agent.while_waiting = [interrupt, interrupt, interrupt]
+    began = clock()
+    assert not agent.drive(sweep)
+    assert clock() - began < 10
+    assert "end 0" in agent.said
+
+
+@pytest.mark.parametrize("hook", ["ask", "end"])
+def test_what_could_not_be_asked_or_ended_is_tried_again(clock: ManualClock, hook: str) -> None:
+    """By each order, until it can be; a stop is told once, and its grace counts from the first attempt."""
+    agent = Faulty(obeying, clock, hook, times=3)
+    sweep = sweep_of(agent, 1)
+    agent.while_waiting = [stop(sweep, 0) if hook == "ask" else sweep.cancel]
+    assert agent.drive(sweep)
+    assert len(agent.tried) >= 4
+    assert agent.said.count(f"{hook} 0") == len(agent.tried) - 3
+    assert sweep[0].status is RunStatus.KILLED
+    if hook == "ask":
+        assert agent.said.count("ask 0") == 1
+
+
+@pytest.mark.parametrize(("hook", "presses"), [("ask", 2), ("end", 3)])
+def test_a_hook_that_raises_keeps_no_interrupt_from_the_others(clock: ManualClock, hook: str, presses: int) -> None:
+    """Each is asked or ended, and the one for which that failed is in the next round."""
+    agent = Faulty(lambda e: obeying(e) if hook == "ask" or e.ended else None, clock, hook, times=2)
+    sweep = sweep_of(agent, 3)
+    agent.while_waiting = [lambda: agent._interrupted(2, None)] * presses
+    assert not agent.drive(sweep)
+    assert {f"{hook} 0", f"{hook} 1"} <= set(agent.said)
+    assert [run.status for run in sweep.runs()] == [RunStatus.KILLED] * 2
+
+
+def test_what_a_heartbeat_asks_for_is_tried_again_too(clock: ManualClock) -> None:
+    """Where no order comes: a run that has reported its end is no tick's business any more."""
+    agent = Faulty(lambda e: (lambda run: run.exited(-9)) if e.ended else None, clock, "end", times=2)
+    sweep = sweep_of(agent, 1, stop_grace=10.0)
+
+    def finish() -> None:
+        Sweep.open("s", storage=sweep.storage, clock=clock)[0].finish()
+
+    agent.while_waiting = [finish]
+    assert agent.drive(sweep)
+    assert sweep[0].status is RunStatus.FINISHED
+    assert len(agent.tried) == 3
+
+
+def test_what_an_execution_held_and_cannot_be_given_back_ends_nothing(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = Faulty(finishing, clock, "released")
+    sweep = sweep_of(agent, 3)
+    assert agent.drive(sweep)
+    assert sweep.counts[RunStatus.FINISHED] == 3
+    assert len(complaints(caplog)) == 1
+
+
+def test_an_end_that_cannot_be_reported_fails_its_run_with_the_reason(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing of it executes, so it must not be RUNNING; the others go on."""
+
+    def report(run: Run) -> object:
+        if run.index == 0:
+            raise LookupError("no such exit code")
+        return run.finish()
+
+    agent = Pretending(lambda _: report, clock)
+    sweep = sweep_of(agent, 3)
+    assert agent.drive(sweep)
+    assert (sweep[0].status, sweep.counts[RunStatus.FINISHED]) == (RunStatus.FAILED, 2)
+    assert "no such exit code" in str(sweep[0].message)
+    assert len(complaints(caplog)) == 1
+
+
+def test_what_was_left_behind_and_cannot_be_looked_for_is_looked_for_again(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In each round; and what is never found is lost to silence."""
+    sweep = left_behind(clock)
+    agent = Faulty(finishing, clock, "find", times=5)
+    agent.found = Pretended(sweep[0])
+    assert agent.drive(reopened(sweep, agent))
+    assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 1)
+    assert len(agent.tried) == 6
+    assert len(complaints(caplog)) == 1
+
+
+def test_a_deleted_sweep_waits_for_nothing_that_cannot_be_looked_at(clock: ManualClock) -> None:
+    agent = Faulty(obeying, clock, "look")
+    storage = MemoryStorage()
+    sweep = Sweep(Grid({"x": [1, 2]}), id="s", agent=agent, clock=clock, storage=storage, limits=Limits(max_active=2))
+    agent.while_waiting = [lambda: storage.delete("s")]
+    agent.drive(sweep)
+    assert {"end 0", "end 1", "released 1"} <= set(agent.said)
 
 
 # --- outages --------------------------------------------------------------------------------------

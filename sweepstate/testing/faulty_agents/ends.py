@@ -29,11 +29,10 @@ class FailureWithoutReason(PretendingAgent):
 class AFailureEndsTheLoop(PretendingAgent):
     """An exception of a run is raised in what drives the others (optuna#5470)."""
 
-    def _say(self, process: Process, run: Run) -> object:
-        said = super()._say(process, run)
-        if process.error is not None:
-            raise process.error
-        return said
+    def _conclude(self, key: Key, execution: Running) -> None:
+        super()._conclude(key, execution)
+        if execution.process.error is not None:
+            raise execution.process.error
 
 
 @fault("test_a_crash_is_a_crash")
