@@ -72,8 +72,15 @@ class Obeying(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
 
     @property
     def accepting(self) -> bool:
-        """Whether it wants more runs: not from the first interrupt of ``drive`` until it is driven again."""
-        return not self._leaving and self._has_room()
+        """Whether it wants more runs: not when it is about to leave, until it is driven again.
+
+        It is after the first interrupt of ``drive``, an error that ``drive`` will raise, and ``terminate``.
+        """
+        return self._wants_more() and self._has_room()
+
+    def _wants_more(self) -> bool:
+        """Return whether it would take more runs if there was room."""
+        return not self._leaving and self._failure is None
 
     # --- what a subclass says ----------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 import attrs
 
 from ..core.decide import Answer
-from ..core.errors import Conflict, InvalidValue, StorageError, SweepNotFound
+from ..core.errors import Conflict, InvalidValue, StorageError, SweepNotFound, SweepstateError
 from ..core.values import check_text, describe_error
 from ._beating import between_beats
 from ._waiting import Bell
@@ -51,6 +51,7 @@ class Execution:
         report: how it ended, once that is known.
         beat_at: when its next heartbeat is due, by the agent's own clock.
         unseen: whether the last look at it has raised, so that nobody knows whether it executes.
+        systematic: an error that every run of its sweep would have, if its end is one; it goes to whoever drives.
     """
 
     run: Run
@@ -60,6 +61,7 @@ class Execution:
     beat_at: float = attrs.field(default=0.0, kw_only=True)
     asked_at: float | None = attrs.field(default=None, kw_only=True)
     unseen: bool = attrs.field(default=False, kw_only=True)
+    systematic: SweepstateError | None = attrs.field(default=None, kw_only=True)
 
 
 ExecutionT = TypeVar("ExecutionT", bound=Execution)
@@ -79,6 +81,8 @@ class Tending(ABC, Generic[ExecutionT]):
         self._wake: Final = Bell()
         # When to tick next. Not each time that something has ended: the commit that reports it fills its slot.
         self._tick_at = 0.0
+        # Why no more runs are begun: an error that each of them would have, too.
+        self._failure: SweepstateError | None = None
 
     # --- what a subclass says ----------------------------------------------------------------------
 
@@ -189,6 +193,8 @@ class Tending(ABC, Generic[ExecutionT]):
     def _conclude(self, key: Key, execution: ExecutionT) -> None:
         """Report an end, once; if the storage does not take it, it is said again."""
         run, report = execution.run, execution.report
+        if execution.systematic is not None:
+            self._give_up(execution.systematic)  # first, or the commit that reports it would fill its slot
         had_room = self._has_room()
         try:
             caused = run.gone() if execution.ended or report is None else report(run)
@@ -203,6 +209,14 @@ class Tending(ABC, Generic[ExecutionT]):
             self._complain("has ended, and how could not be reported", run, error)
             run.fail(error)
         self._drop(key, execution)
+
+    def _give_up(self, error: SweepstateError) -> None:
+        """Begin no more runs, for an error that each would have; whoever drives gets it when nothing executes."""
+        if self._failure is None:
+            self._failure = error
+            if self._executions:
+                text = "agent %r: no more runs are begun, executing still: %d; what is wrong: %s"
+                _log.error(text, self.name, len(self._executions), error)
 
     def _drop(self, key: Key, execution: ExecutionT) -> None:
         with self._lock:

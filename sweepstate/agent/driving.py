@@ -13,15 +13,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from ..core.errors import AgentError, Conflict, InvalidValue, StorageError, SweepNotFound
+from ..core.errors import AgentError, Conflict, InvalidValue, SearchError, StorageError, SweepNotFound
 from ..core.values import check_seconds
 from ._interrupts import counted
 from ._obeying import NoRoom, Obeying, PreparedT, Trace
-from ._tending import Execution, ExecutionT, Key, Report
+from ._tending import OF_STORAGE, Execution, ExecutionT, Key, Report
 
 if TYPE_CHECKING:
     from ..sweep import Sweep
@@ -31,6 +31,8 @@ __all__ = ["DrivenAgent", "Execution", "Key", "NoRoom", "Report", "Trace"]
 _log: Final = logging.getLogger("sweepstate")
 #: How often Ctrl-C means something more.
 _PRESSES: Final = 3
+#: Seconds in which what was ended is gone, if it can be ended at all.
+_FAREWELL: Final = 10.0
 #: Between two looks at a storage that does not answer, in seconds.
 _LONGEST_PAUSE: Final = 30.0
 
@@ -74,7 +76,8 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
 
         A sweep that is paused is waited for. An outage of the storage is waited out, for ``patience`` seconds;
         meanwhile executions go on, and their ends are reported afterwards. If the sweep is deleted, what
-        executes is ended.
+        executes is ended. For an error that every further run would have, no more runs are begun, what executes is
+        looked after until it has ended, and then it is raised.
 
         Args:
             sweep: one that this agent is attached to.
@@ -86,22 +89,31 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
             Whether the sweep is done: False if it was interrupted, or deleted, before.
 
         Raises:
-            InvalidValue: the sweep has another agent, or it is being driven in another thread.
-            StorageError: the storage was away for too long. What executes goes on; call it again.
-            SearchError: the search failed. What executes goes on; call it again.
+            InvalidValue: the sweep has another agent, or it is being driven in another thread. Or an execution returned
+                a number, and the sweep has no objective to name it; nothing executes any more.
+            SearchError: the search failed; nothing executes any more.
+            StorageError: the storage was away for too long. What executes goes on, without heartbeats: call it again,
+                or ``terminate``. The same holds for whatever else is raised.
         """
         if sweep.agent is not self:
             remedy = "give it this one: Sweep(..., agent=agent), or Sweep.open(..., agent=agent)"
             raise InvalidValue("sweep", f"{sweep!r} has another agent, or none", remedy)
-        if not self._driving.acquire(blocking=False):
-            raise InvalidValue("drive", "this agent is being driven already", "make an agent for each thread")
-        try:
-            self._leaving = False
+        with self._alone("drive"):
+            self._leaving, self._failure = False, None
             with self._listening(signals=signals):
                 self._drive(sweep)
+            if self._failure is not None:
+                raise self._failure
+        return sweep.done
+
+    @contextmanager
+    def _alone(self, what: str) -> Generator[None]:
+        if not self._driving.acquire(blocking=False):
+            raise InvalidValue(what, "this agent is being driven already", "make an agent for each thread")
+        try:
+            yield
         finally:
             self._driving.release()
-        return sweep.done
 
     def _drive(self, sweep: Sweep) -> None:
         away: float | None = None  # since when the storage has not answered
@@ -144,6 +156,9 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
             # Committed, outstanding, and counted: a start that keeps failing ends its run as not launched.
             _log.warning("%s", error)
             return self._poll
+        except SearchError as error:
+            self._give_up(error)
+            return 0.0  # what else is due was not done, and is without asking the search again
         return 0.0 if tick.more else self._poll
 
     def _until_due(self) -> float:
@@ -156,7 +171,7 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
             if any(key[0] == sweep.id for key in self._launching):
                 return False
             executions = [execution for key, execution in self._executions.items() if key[0] == sweep.id]
-        return not any(self._is_awaited(each) for each in executions) and (self._leaving or sweep.done)
+        return not any(self._is_awaited(each) for each in executions) and (not self._wants_more() or sweep.done)
 
     def _is_awaited(self, execution: ExecutionT) -> bool:
         """Return whether the end of an execution is waited for.
@@ -169,6 +184,68 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
         lease = execution.run.refresh().state.lease
         held = lease is not None and lease.attempt == execution.run.attempt and not lease.lost
         return held and self._obeyed < _PRESSES
+
+    # --- leaving ----------------------------------------------------------------------------------
+
+    def terminate(self, *, signals: bool = True) -> bool:
+        """Ask what executes to end, and end what has not after its grace; the storage need not answer. Blocks.
+
+        For whoever leaves for good after ``drive`` has raised: what executes then has nobody who looks after it. Its
+        grace is ``limits.stop_grace`` of its sweep. An agent that cannot end an execution waits for it that long, and
+        10 seconds more.
+
+        Args:
+            signals: in the main thread, let Ctrl-C (SIGINT) mean that the grace is over.
+
+        Returns:
+            Whether nothing executes any more, as far as that can be seen.
+
+        Raises:
+            InvalidValue: it is being driven in another thread.
+
+        Afterwards:
+            No more runs are begun. How executions have ended is reported, if the storage takes it: an exit as what it
+            is, and what was ended as gone, thus CRASHED. What it does not take is reported if this agent is
+            driven again; else it is found by the next agent of its name, or lost to silence.
+        """
+        with self._alone("terminate"), self._listening(signals=signals):
+            self._leaving = True
+            if self._executions:
+                _log.warning("agent %r: what executes is asked to end: %d", self.name, len(self._executions))
+            self._end_all()
+            self._report_once()
+        return all(execution.report is not None for execution in self._executions.values())
+
+    def _end_all(self) -> None:
+        """Ask all executions to end, and end them; return when they are gone, or it makes no sense to wait."""
+        executions = list(self._executions.values())
+        grace_until = self._now() + max((each.run.limits.stop_grace for each in executions), default=0.0)
+        while executions := [each for each in executions if not self._is_seen_gone(each)]:
+            if self._interrupts:
+                grace_until = min(grace_until, self._now())
+            if self._now() >= grace_until + _FAREWELL:
+                return
+            for execution in executions:
+                with suppress(*OF_STORAGE):
+                    self._try_to_ask(execution)
+                    if self._now() >= grace_until or self._is_overdue(execution):
+                        self._try_to_end(execution)
+            self._wait(self._poll)
+
+    def _is_seen_gone(self, execution: ExecutionT) -> bool:
+        with suppress(*OF_STORAGE):  # to which it has something to report on the way
+            self._look_at(execution)
+        return execution.report is not None
+
+    def _report_once(self) -> None:
+        """Report what has ended; if that fails for one, the others are not tried: each could take as long."""
+        for key, execution in list(self._executions.items()):
+            if execution.report is not None:
+                try:
+                    self._conclude(key, execution)
+                except Exception as error:  # whatever it is, the agent is leaving
+                    _log.warning("agent %r: the end of %r could not be reported: %s", self.name, execution.run, error)
+                    return
 
     # --- interrupts -------------------------------------------------------------------------------
 

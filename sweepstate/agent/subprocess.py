@@ -212,15 +212,25 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
     def _look_at_child(self, child: Child) -> Report | None:
         gone = child.group.poll()
         more = child.channel.hear(in_the_end=gone)
+        if gone:
+            if more:
+                _log.debug("agent %r: something that %r has started goes on talking", self.name, child.run)
+            return self._report_of(child)
         if not child.ended:
             self._pass_on(child)
-        if not gone:
-            if child.group.waited:
-                self._watch(child, child.group.left())
-            return None
-        if more:
-            _log.debug("agent %r: something that %r has started goes on talking", self.name, child.run)
-        return _report(child)
+        if child.group.waited:
+            self._watch(child, child.group.left())
+        return None
+
+    def _report_of(self, child: Child) -> Report:
+        """Return how to report the end of a program: what it has said is reported first."""
+        end = _end_of(child)
+
+        def report(run: Run) -> object:
+            self._pass_on(child)
+            return end(run)
+
+        return report
 
     def _pass_on(self, child: Child) -> None:
         """Report what a program has said: first that it is being preempted, as that decides about its end."""
@@ -323,8 +333,8 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         super()._obey_interrupts()
 
 
-def _report(child: Child) -> Report:
-    """Return how to report the end of a program."""
+def _end_of(child: Child) -> Report:
+    """Return how to report how a program has ended."""
     code = child.group.returncode
     if code is None:
         return lambda run: run.gone()  # somebody else has waited for it, so nobody can say how it ended

@@ -133,8 +133,12 @@ def agent(arguments: Namespace) -> None:
         from ..agent.subprocess import SubprocessAgent  # noqa: PLC0415 - only this command needs what it imports
 
         worker = SubprocessAgent(arguments.command, name=arguments.name)
-        handle = Sweep.open(arguments.id, storage=storage, agent=worker)
-        worker.drive(handle)
+        try:
+            handle = Sweep.open(arguments.id, storage=storage, agent=worker)
+            worker.drive(handle)
+        except BaseException:
+            worker.terminate()  # or what executes would have nobody who looks after it
+            raise
         state = handle.refresh().state
         counts = [f"{count:,} {status.lower()}" for status, count in state.counts.items() if count]
         say(printable(f"sweep {handle.id!r} is {state.status}: {', '.join([_runs(state.created), *counts])}"))

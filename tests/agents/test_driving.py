@@ -22,6 +22,7 @@ from sweepstate import (
     OutcomeUnknown,
     Run,
     RunStatus,
+    SearchError,
     StorageError,
     Sweep,
     SweepState,
@@ -30,7 +31,7 @@ from sweepstate import (
 from sweepstate.agent._waiting import Bell
 from sweepstate.agent.driving import DrivenAgent, Execution, NoRoom, Report, Trace
 from sweepstate.core.events import RunEnded, RunStarted
-from sweepstate.hooks import Kill, Start
+from sweepstate.hooks import History, Kill, Start
 from sweepstate.testing.clock import ManualClock
 
 Plan = Callable[["Pretended"], Report | None]
@@ -744,6 +745,171 @@ def test_what_executes_for_a_deleted_sweep_is_ended(clock: ManualClock) -> None:
     agent.while_waiting = [lambda: storage.delete("s")]
     agent.drive(sweep)
     assert agent.said[-2:] == ["end 0", "released 0"]
+
+
+# --- what every further run would fail for --------------------------------------------------------
+
+
+class Breaking:
+    """A search that breaks at a point, until it is repaired."""
+
+    size = None
+    broken = True
+
+    def propose(self, index: int, _history: History, /) -> dict[str, int]:
+        if index >= 2 and self.broken:
+            raise LookupError("the model of the search is gone")
+        return {"x": index}
+
+
+def breaking(agent: Pretending, **limits: float) -> tuple[Sweep, Breaking]:
+    search = Breaking()
+    bounds = Limits(**{"max_active": 3, "run_cap": 4, **limits})  # type: ignore[arg-type]
+    return Sweep(search, id="s", agent=agent, clock=agent.clock, limits=bounds), search
+
+
+def test_a_search_that_fails_is_raised_when_what_executes_has_ended(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is looked after meanwhile, and nothing is begun; called again, it goes on."""
+    agent = Pretending(lambda e: (lambda run: run.finish()) if clock() > start + 500 else None, clock)
+    start = clock()
+    sweep, search = breaking(agent, heartbeat_timeout=60.0)
+    with pytest.raises(SearchError, match="the model of the search is gone"):
+        agent.drive(sweep)
+    assert clock() - start > 500
+    assert [run.status for run in sweep.runs()] == [RunStatus.FINISHED] * 2
+    assert not agent.accepting
+    assert len(complaints(caplog)) == 1  # at once, and not when all have ended
+    search.broken = False
+    assert agent.drive(sweep)
+    assert sweep.counts[RunStatus.FINISHED] == 4
+
+
+def test_a_search_that_fails_while_nothing_executes_is_raised_at_once(clock: ManualClock) -> None:
+    agent = Pretending(finishing, clock)
+    sweep, _ = breaking(agent, max_active=1)
+    with pytest.raises(SearchError):
+        agent.drive(sweep)
+    assert sweep.counts[RunStatus.FINISHED] == 2
+
+
+def test_interrupts_are_obeyed_after_a_search_has_failed(clock: ManualClock) -> None:
+    """Nobody has to wait for what executes."""
+    agent = Pretending(obeying, clock)
+    sweep, _ = breaking(agent)
+    agent.while_waiting = [lambda: None] + [lambda: agent._interrupted(2, None)] * 2
+    with pytest.raises(SearchError):
+        agent.drive(sweep)
+    assert {"ask 0", "ask 1"} <= set(agent.said)
+    assert [run.status for run in sweep.runs()] == [RunStatus.KILLED] * 2
+
+
+def test_an_end_that_all_runs_would_have_is_raised_and_no_more_are_begun(clock: ManualClock) -> None:
+    """After it is reported; what else executes is looked after until it has ended."""
+
+    def plan(execution: Pretended) -> Report | None:
+        if execution.run.index == 0:
+            execution.systematic = InvalidValue("result", "0.3 has no name")
+            return lambda run: run.fail("0.3 has no name")
+        return finishing(execution)
+
+    agent = Pretending(plan, clock)
+    sweep = sweep_of(agent, 5)
+    with pytest.raises(InvalidValue, match="has no name"):
+        agent.drive(sweep)
+    assert [run.status for run in sweep.runs()] == [RunStatus.FAILED, RunStatus.FINISHED]
+
+
+# --- leaving --------------------------------------------------------------------------------------
+
+
+def executing(clock: ManualClock, plan: Plan = obeying, **limits: float) -> tuple[Pretending, Sweep, Away]:
+    """Return an agent that has two executions of a sweep, and whose storage is away."""
+    agent, storage = Pretending(plan, clock, patience=10.0), Away()
+    search = Grid({"x": list(range(4))})
+    bounds = Limits(**{"max_active": 2, **limits})  # type: ignore[arg-type]
+    sweep = Sweep(search, id="s", agent=agent, clock=clock, storage=storage, limits=bounds)
+    sweep.tick()
+    storage.away = True
+    return agent, sweep, storage
+
+
+def test_who_leaves_asks_and_ends_what_executes_though_the_storage_is_away(clock: ManualClock) -> None:
+    """The one that does not end by itself after its grace; that is reported when the agent is driven again."""
+    stubborn = lambda e: obeying(e) if e.run.index == 0 or e.ended else None  # noqa: E731 - short is clearer here
+    agent, sweep, storage = executing(clock, stubborn, stop_grace=30.0)
+    with pytest.raises(StorageError):
+        agent.drive(sweep)
+    began = clock()
+    assert agent.terminate()
+    assert 30 <= clock() - began < 33
+    assert [text for text in agent.said if text.startswith(("ask", "end"))] == ["ask 0", "ask 1", "end 1"]
+    assert not agent.accepting
+    storage.away = False
+    agent.plan = finishing
+    assert agent.drive(sweep)
+    statuses = [run.status for run in sweep.runs()]
+    assert statuses == [RunStatus.FAILED, RunStatus.CRASHED, RunStatus.FINISHED, RunStatus.FINISHED]
+
+
+def test_who_leaves_reports_ends_if_the_storage_takes_them_and_begins_nothing(clock: ManualClock) -> None:
+    agent, sweep, storage = executing(clock)
+    storage.away = False
+    assert agent.terminate()
+    assert [(run.status, run.state.lease) for run in sweep.runs()] == [(RunStatus.FAILED, None)] * 2
+    assert sum(text.startswith("released") for text in agent.said) == 2
+
+
+def test_who_leaves_does_not_wait_for_what_cannot_be_ended(clock: ManualClock) -> None:
+    agent, _, _ = executing(clock, lambda _: None, stop_grace=5.0)
+    began = clock()
+    assert not agent.terminate()
+    assert 15 <= clock() - began < 20
+    assert {"end 0", "end 1"} <= set(agent.said)
+
+
+def test_an_interrupt_means_that_the_grace_is_over(clock: ManualClock) -> None:
+    agent, _, _ = executing(clock, lambda e: obeying(e) if e.ended else None, stop_grace=500.0)
+    agent.while_waiting = [lambda: agent._interrupted(2, None)]
+    began = clock()
+    assert agent.terminate()
+    assert clock() - began < 5
+
+
+def test_who_leaves_is_stopped_by_no_hook_that_raises(clock: ManualClock) -> None:
+    """Nor by one that has something to report, and no storage."""
+    agent, _, _ = executing(clock, stop_grace=5.0)
+
+    def plan(execution: Pretended) -> Report | None:
+        if execution.run.index == 0:
+            raise RuntimeError("cannot look")
+        execution.run.report(loss=1.0)
+        return None
+
+    agent.plan = plan
+    assert not agent.terminate()
+    assert {"ask 0", "ask 1", "end 0", "end 1"} <= set(agent.said)
+
+
+def test_nobody_leaves_in_the_middle_of_a_drive(clock: ManualClock) -> None:
+    """Of another thread, that is."""
+    agent = Pretending(finishing, clock)
+    sweep = sweep_of(agent, 1)
+    errors: list[InvalidValue] = []
+
+    def leave() -> None:
+        with pytest.raises(InvalidValue, match="being driven already") as caught:
+            agent.terminate()
+        errors.append(caught.value)
+
+    agent.while_waiting = [leave]
+    assert agent.drive(sweep)
+    assert [error.field for error in errors] == ["terminate"]
+
+
+def test_with_nothing_that_executes_there_is_nothing_to_leave(clock: ManualClock) -> None:
+    assert Pretending(finishing, clock).terminate()
 
 
 # --- recovery -------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from sweepstate import InlineAgent, Limits, Run, SQLiteStorage, Sweep
+from sweepstate import InlineAgent, Limits, Run, SQLiteStorage, StorageError, Sweep
 from tests.cli.conftest import Cli
 from tests.support.sqlite import new_sweep
 
@@ -23,6 +23,7 @@ class FakeSubprocessAgent(InlineAgent):
         self.command = list(command)
         self.begun_early = False
         self.driven: Sweep | None = None
+        self.terminated = False
         super().__init__(self.run, name="fake" if name is None else name)
         type(self).made.append(self)
 
@@ -36,6 +37,10 @@ class FakeSubprocessAgent(InlineAgent):
             raise self.raising
         while not sweep.refresh().done:
             sweep.tick()
+
+    def terminate(self) -> bool:
+        self.terminated = True
+        return True
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +127,27 @@ def test_an_agent_that_goes_before_the_sweep_is_done_was_interrupted(
     new_sweep(storage, max_active=1)
     monkeypatch.setattr(FakeSubprocessAgent, "drive", lambda self, sweep: None)
     assert cli("agent", "s", "--", "true") == (130, "sweep 's' is RUNNING: 0 runs\n", "")
+
+
+@pytest.mark.parametrize("error", [StorageError("the server is away"), RuntimeError("nobody foresaw this")])
+def test_whatever_ends_the_drive_leaves_nothing_that_executes(
+    storage: SQLiteStorage, cli: Cli, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Nobody would look after it: what the library foresaw is said and exits 1, the rest is a traceback."""
+    new_sweep(storage, max_active=1)
+    monkeypatch.setattr(FakeSubprocessAgent, "raising", error)
+    if isinstance(error, StorageError):
+        assert cli("agent", "s", "--", "true") == (1, "", "sweepstate: the server is away\n")
+    else:
+        with pytest.raises(RuntimeError, match="nobody foresaw"):
+            cli("agent", "s", "--", "true")
+    assert the_agent().terminated
+
+
+def test_a_sweep_that_is_done_ends_with_nothing_to_end(storage: SQLiteStorage, cli: Cli) -> None:
+    new_sweep(storage, points=1, max_active=1)
+    assert cli("agent", "s", "--", "true").code == 0
+    assert not the_agent().terminated
 
 
 def test_an_interrupt_that_leaves_the_drive_exits_130(
