@@ -51,6 +51,19 @@ _AGAIN: Final = 60.0
 
 
 @attrs.frozen
+class Outcome:
+    """What has become of a call.
+
+    Attributes:
+        end: how it ended; None if nothing is left to be reported.
+        systematic: an error that every call of the function would end with.
+    """
+
+    end: End | None
+    systematic: InvalidValue | None = None
+
+
+@attrs.frozen
 class Call:
     """What is submitted: calls the function, and returns how that ended, so that no exception has to travel.
 
@@ -66,8 +79,8 @@ class Call:
     given: Run | bytes | dict[str, Any]
     objective: Objective | None
 
-    def __call__(self) -> End | None:
-        """Return how the call ended; None if nothing is left to be reported."""
+    def __call__(self) -> Outcome:
+        """Return how the call ended."""
         if isinstance(self.given, dict):
             return _outcome(self.function, self.given, self.objective)
         if not isinstance(self.given, bytes):
@@ -75,25 +88,25 @@ class Call:
         try:
             run: Run = pickle.loads(self.given)  # noqa: S301 - which this very program has pickled
         except Exception as error:
-            return End(Exit.ERROR, describe(error))
-        end = self._call_with(run)
-        if end is not None:
+            return Outcome(End(Exit.ERROR, describe(error)))
+        outcome = self._call_with(run)
+        if outcome.end is not None:
             try:
                 # Here the truth is nearest: it holds also if nobody waits for this call any more.
-                _tell(end, run)
+                _tell(outcome.end, run)
             except Exception:
-                return end  # the storage is away; who waits for it reports it
-        return None
+                return outcome  # the storage is away; who waits for it reports it
+        return attrs.evolve(outcome, end=None)
 
-    def _call_with(self, run: Run) -> End | None:
+    def _call_with(self, run: Run) -> Outcome:
         try:
             unwanted = run.should_stop  # it may have waited for long
         except Exception:
             unwanted = False
         if unwanted:
-            return None
-        end = _outcome(self.function, run, self.objective)
-        return None if run._over else end  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            return Outcome(None)
+        outcome = _outcome(self.function, run, self.objective)
+        return Outcome(None) if run._over else outcome  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 @attrs.define(eq=False, slots=False)
@@ -190,6 +203,7 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
 
         Raises:
             InvalidValue: as there; or the sweep's handles cannot be sent to another process.
+            SearchError, StorageError: as there.
             AgentError: the executor broke, or was shut down, and there is no function that makes another. What it
                 had is reported; no further run was handed out.
         """
@@ -301,14 +315,15 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
     def _report_of(self, execution: Submitted) -> Report:
         """Return what a call that is over says about its run."""
         try:
-            end = execution.future.result()
+            outcome: Outcome = execution.future.result()
         except CancelledError:
             return _gone
         except BaseException as error:  # of the executor: the call itself returns how it ended
             if isinstance(error, BrokenExecutor):
                 self._note_broken(error, execution.executor)
             return partial(_tell, _crash(error) if has_died(error) else end_by(error))
-        return _gone if end is None else partial(_tell, end)
+        execution.systematic = outcome.systematic
+        return _gone if outcome.end is None else partial(_tell, outcome.end)
 
     def _find(self, run: Run) -> Trace:
         """Threads end with their process, so of one that is not there any more nothing executes."""
@@ -342,12 +357,12 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
             executor.shutdown(wait=False)
 
 
-def _outcome(function: Callable[[Any], object], given: object, objective: Objective | None) -> End:
+def _outcome(function: Callable[[Any], object], given: object, objective: Objective | None) -> Outcome:
     try:
         result = function(given)
     except BaseException as error:
-        return end_by(error)
-    return end_of(result, objective)[0]
+        return Outcome(end_by(error))
+    return Outcome(*end_of(result, objective))
 
 
 def _tell(end: End, run: Run) -> object:

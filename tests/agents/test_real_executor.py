@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -171,11 +171,11 @@ def dying_beside(config: Mapping[str, Any]) -> float:
     return 1.0
 
 
-def until_stopped(run: Run) -> float:
+def until_stopped(run: Run) -> dict[str, float]:
     (Path(str(run.config["place"])) / f"began.{run.index}").touch()
     while not run.should_stop:
         time.sleep(0.01)
-    return 1.0
+    return {"loss": 1.0}
 
 
 def finishing_by_itself(run: Run) -> None:
@@ -295,6 +295,37 @@ def test_of_an_orchestrator_that_is_gone_no_thread_executes(threads: ThreadPoolE
     run.start(f"{socket.gethostname()}:{process.pid}:abcd", heartbeats=True)
     agent.drive(sweep)
     assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 2)
+
+
+def one(_: object) -> float:
+    """Return what has no name without an objective."""
+    return 1.0
+
+
+def check_no_objective(agent: ExecutorAgent, storage: Storage | None = None) -> None:
+    sweep = Sweep(Grid({"x": list(range(50))}), storage=storage, agent=agent, limits=Limits(max_active=2))
+    with pytest.raises(InvalidValue, match="give the sweep an objective"):
+        agent.drive(sweep)
+    runs = list(sweep.refresh().runs())
+    assert len(runs) < 10
+    assert {run.status for run in runs} == {RunStatus.FAILED}
+    assert "has no name" in str(runs[0].message)
+
+
+@pytest.mark.parametrize("gives", ["run", "config"])
+def test_a_number_without_an_objective_is_raised_as_every_run_would_fail(
+    threads: ThreadPoolExecutor, gives: Literal["run", "config"]
+) -> None:
+    """As ``work`` and ``execute`` do; after it is reported, and nothing else is begun."""
+    check_no_objective(ExecutorAgent(threads, one, gives=gives))
+
+
+@pytest.mark.parametrize("gives", ["run", "config"])
+def test_a_number_without_an_objective_is_known_of_other_processes_too(
+    processes: ProcessPoolExecutor, shared: SQLiteStorage, gives: Literal["run", "config"]
+) -> None:
+    """Also if they report their own end."""
+    check_no_objective(ExecutorAgent(processes, one, gives=gives), shared)
 
 
 def test_an_executor_that_was_shut_down_ends_no_runs() -> None:
