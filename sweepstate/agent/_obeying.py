@@ -61,6 +61,9 @@ class Obeying(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._leaving = False
+        # How many runs it has begun since it was last driven, and how many it is to begin; None for any number.
+        self._begun = 0
+        self._most: int | None = None
         # Attempts that a thread is about to begin, or looks for: neither ours yet nor left behind by anybody.
         self._launching: Final[set[Key]] = set()
         # Executions that may have begun and that nobody executes, until that is reported; with what a launch raised.
@@ -74,13 +77,25 @@ class Obeying(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
     def accepting(self) -> bool:
         """Whether it wants more runs: not when it is about to leave, until it is driven again.
 
-        It is after the first interrupt of ``drive``, an error that ``drive`` will raise, and ``terminate``.
+        It is after the first interrupt of ``drive``, when it has begun as many runs as it was to, after an error that
+        ``drive`` will raise, and after ``terminate``.
         """
         return self._wants_more() and self._has_room()
 
-    def _wants_more(self) -> bool:
-        """Return whether it would take more runs if there was room."""
-        return not self._leaving and self._failure is None
+    @property
+    def begun(self) -> int:
+        """How many runs it has begun since it was last driven; one that is tried again counts again."""
+        return self._begun
+
+    def _wants_more(self, besides: Key | None = None) -> bool:
+        """Return whether it would begin one more run if there was room, besides those that are about to begin."""
+        with self._lock:
+            others = len(self._launching - {besides})
+            return not self._is_going() and (self._most is None or self._begun + others < self._most)
+
+    def _is_going(self) -> bool:
+        """Return whether it begins nothing more, and leaves when nothing executes."""
+        return self._leaving or self._failure is not None or (self._most is not None and self._begun >= self._most)
 
     # --- what a subclass says ----------------------------------------------------------------------
 
@@ -134,7 +149,7 @@ class Obeying(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
                     self._launching.discard(key)
 
     def _start(self, key: Key, run: Run) -> None:
-        if not self.accepting:
+        if not (self._wants_more(key) and self._has_room()):
             _give_back(run)
             return
         try:
@@ -166,6 +181,8 @@ class Obeying(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
         if not begun:
             self._discard(prepared)
             return
+        with self._lock:
+            self._begun += 1
         try:
             execution = self._launch(run, prepared)
             execution.beat_at = self._now() + self._beat_every(run)

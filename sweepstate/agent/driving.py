@@ -95,11 +95,16 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
             StorageError: the storage was away for too long. What executes goes on, without heartbeats: call it again,
                 or ``terminate``. The same holds for whatever else is raised.
         """
+        return self._drive_alone(sweep, signals=signals)
+
+    def _drive_alone(self, sweep: Sweep, *, signals: bool, most: int | None = None) -> bool:
+        """Drive a sweep as ``drive`` says, or until so many runs were begun and have ended."""
         if sweep.agent is not self:
             remedy = "give it this one: Sweep(..., agent=agent), or Sweep.open(..., agent=agent)"
             raise InvalidValue("sweep", f"{sweep!r} has another agent, or none", remedy)
         with self._alone("drive"):
             self._leaving, self._failure = False, None
+            self._begun, self._most = 0, most
             with self._listening(signals=signals):
                 self._drive(sweep)
             if self._failure is not None:
@@ -171,7 +176,7 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
             if any(key[0] == sweep.id for key in self._launching):
                 return False
             executions = [execution for key, execution in self._executions.items() if key[0] == sweep.id]
-        return not any(self._is_awaited(each) for each in executions) and (not self._wants_more() or sweep.done)
+        return not any(self._is_awaited(each) for each in executions) and (self._is_going() or sweep.done)
 
     def _is_awaited(self, execution: ExecutionT) -> bool:
         """Return whether the end of an execution is waited for.

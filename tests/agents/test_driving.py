@@ -798,7 +798,8 @@ def test_interrupts_are_obeyed_after_a_search_has_failed(clock: ManualClock) -> 
     """Nobody has to wait for what executes."""
     agent = Pretending(obeying, clock)
     sweep, _ = breaking(agent)
-    agent.while_waiting = [lambda: None] + [lambda: agent._interrupted(2, None)] * 2
+    interrupt = lambda: agent._interrupted(2, None)  # noqa: E731 - short is clearer here
+    agent.while_waiting = [lambda: None, interrupt, interrupt]
     with pytest.raises(SearchError):
         agent.drive(sweep)
     assert {"ask 0", "ask 1"} <= set(agent.said)
@@ -819,6 +820,65 @@ def test_an_end_that_all_runs_would_have_is_raised_and_no_more_are_begun(clock: 
     with pytest.raises(InvalidValue, match="has no name"):
         agent.drive(sweep)
     assert [run.status for run in sweep.runs()] == [RunStatus.FAILED, RunStatus.FINISHED]
+
+
+# --- counting -------------------------------------------------------------------------------------
+
+
+class Counting(Pretending):
+    """Drives until so many runs were begun, as SubprocessAgent does."""
+
+    def drive_for(self, sweep: Sweep, most: int) -> bool:
+        return self._drive_alone(sweep, signals=False, most=most)
+
+
+def test_it_leaves_when_it_has_begun_so_many_and_they_have_ended(clock: ManualClock) -> None:
+    """Another drive counts afresh."""
+    agent = Counting(finishing, clock)
+    sweep = sweep_of(agent, 5, max_active=4)
+    assert not agent.drive_for(sweep, 3)
+    assert [run.status for run in sweep.runs()] == [RunStatus.FINISHED] * 3
+    assert (agent.begun, agent.accepting, sweep.status) == (3, False, SweepStatus.RUNNING)
+    assert agent.drive_for(sweep, 3)
+    assert agent.begun == 2
+
+
+def test_what_is_tried_again_counts_again(clock: ManualClock) -> None:
+    """As a worker counts what it executes; what could not be prepared does not count."""
+    agent = Counting(lambda _: lambda run: run.crash("again"), clock)
+    sweep = sweep_of(agent, 5, max_active=1)
+    agent.prepare_error = OSError("not yet")
+    sweep.set_limits(retries={RunStatus.CRASHED: 9})
+    agent.while_waiting = [lambda: setattr(agent, "prepare_error", None)]
+    assert not agent.drive_for(sweep, 3)
+    assert (sweep[0].attempt, sweep[0].status) == (4, RunStatus.PENDING)
+
+
+def test_two_threads_that_begin_at_once_begin_no_more_than_so_many(clock: ManualClock) -> None:
+    """By handles of their own, whose orders are not delivered one after the other."""
+    meeting = threading.Barrier(2)
+
+    class Meeting(Counting):
+        def _prepare(self, run: Run) -> str:
+            if run.index == 0:
+                meeting.wait(60)  # it is about to begin
+                meeting.wait(60)
+            return super()._prepare(run)
+
+    agent = Meeting(lambda _: None, clock)
+    agent._most = 1
+    storage = MemoryStorage()
+    bare = Sweep(Grid({"x": [1, 2]}), id="s", storage=storage, clock=clock)
+    runs = [bare.next_run("pretending"), bare.next_run("pretending")]
+    orders = [Start(run) for run in runs if isinstance(run, Run)]
+    thread = threading.Thread(target=agent.start, args=(orders[0],))
+    thread.start()
+    meeting.wait(60)
+    agent.start(orders[1])
+    meeting.wait(60)
+    thread.join(60)
+    assert [text for text in agent.said if text.startswith("launch")] == ["launch 0.1"]
+    assert (bare[1].status, bare[1].state.held) == (RunStatus.PENDING, False)
 
 
 # --- leaving --------------------------------------------------------------------------------------

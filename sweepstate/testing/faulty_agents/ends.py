@@ -107,9 +107,9 @@ class KeepsTheOldProcess(PretendingAgent):
 
     def __init__(self) -> None:
         super().__init__()
-        self._begun: set[tuple[str, int]] = set()
+        self._known: set[tuple[str, int]] = set()
 
     def _start(self, key: Key, run: Run) -> None:
-        if key[:2] not in self._begun:
-            self._begun.add((key[0], key[1]))
+        if key[:2] not in self._known:
+            self._known.add((key[0], key[1]))
             super()._start(key, run)
