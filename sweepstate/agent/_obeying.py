@@ -51,6 +51,11 @@ class NoRoom(Exception):
     """A run cannot be begun now, through no fault of its own: another one has taken the room that there was."""
 
 
+def name_here(kind: str) -> str:
+    """Return the name of an agent that was given none: its own on each machine, and the same after a restart."""
+    return f"{kind}@{socket.gethostname()}"
+
+
 class Obeying(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
     """Orders, and what it takes to obey each once, in whatever threads they come.
 

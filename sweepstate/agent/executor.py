@@ -38,6 +38,7 @@ from ._futures import (
     usable,
     workers,
 )
+from ._obeying import name_here
 from .driving import DrivenAgent, Execution, Report, Trace
 
 if TYPE_CHECKING:
@@ -150,7 +151,9 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
             is called now, and again after the executor broke; what it made is shut down when ``drive`` returns.
         function: is given what ``gives`` says, and returns metrics: a mapping, or a number if the
             sweep has an objective, or None. For a pool of processes, one of a module's top level.
-        name: stable over restarts; orders are addressed to it.
+        name: stable over restarts, and different for agents that drive the same sweep at once: runs are handed to the
+            name, and whoever has it begins them. "executor@HOST" if it is not given; give one if several drive on
+            this machine, or if its name is another one after a restart, as a container's often is.
         gives: ``"run"``: the run's handle; ``"config"``: a dictionary.
         can_kill: whether ``cancel()`` ends a call that is being executed. Known for submitit (it cancels the job);
             threads, pools of processes and Dask cannot end one alone: there a call that has not
@@ -169,13 +172,13 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         executor: Submits | Callable[[], Submits],
         function: Callable[..., object],
         *,
-        name: str = "executor",
+        name: str | None = None,
         gives: Gives = "run",
         can_kill: bool | None = None,
         poll: float = 1.0,
         patience: float = 600.0,
     ) -> None:
-        super().__init__(name, poll=poll, patience=patience)
+        super().__init__(name_here("executor") if name is None else name, poll=poll, patience=patience)
         if not callable(function):
             raise InvalidValue("function", f"{show(function)} cannot be called", "give a function of a run")
         if gives not in ("run", "config"):

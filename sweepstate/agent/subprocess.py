@@ -26,6 +26,7 @@ from ._attempts import Workdir
 from ._channel import Channel
 from ._command import Command, to_json
 from ._executions import CONTEXT, TOKEN, Child, Orphan, Prepared, Supervised, context, launch
+from ._obeying import name_here
 from ._processes import Identity, check_platform, machine
 from ._waiter import Waiter
 from .driving import DrivenAgent, NoRoom, Report, Trace
@@ -73,8 +74,9 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
             ``${program}``, ``${args}``, ``${args_no_hyphens}``, ``${args_no_boolean_flags}``, ``${args_json}``,
             ``${args_json_file}`` and ``${envvar:NAME}``. If none of them carries the configuration,
             ``${args}`` is added in the end: ``--lr=0.1 --optimizer.name=adam``.
-        name: stable over restarts, and different for agents that drive the same sweep at once;
-            "subprocess@HOST" if it is not given.
+        name: stable over restarts, and different for agents that drive the same sweep at once: runs are handed to the
+            name, and whoever has it begins them. "subprocess@HOST" if it is not given; give one if several drive on
+            this machine, or if its name is another one after a restart, as a container's often is.
         program: what ``${program}`` stands for.
         arguments: False: do not add ``${args}``.
         workdir: a directory for ``SWEEP/INDEX.ATTEMPT/``, with ``config.json`` and ``output.log``, where standard
@@ -112,7 +114,7 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         patience: float = 600.0,
     ) -> None:
         check_platform()
-        super().__init__(f"subprocess@{socket.gethostname()}" if name is None else name, poll=poll, patience=patience)
+        super().__init__(name_here("subprocess") if name is None else name, poll=poll, patience=patience)
         self._slots: Final = _check_slots(slots)
         self._env: Final = _check_env({} if env is None else env)
         ours = {TOKEN, *CONTEXT, *({slots.variable} if slots is not None else ())}

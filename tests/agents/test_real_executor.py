@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from sweepstate import (
     Grid,
     InvalidValue,
     Limits,
+    MemoryStorage,
     Objective,
     Random,
     Run,
@@ -285,13 +287,11 @@ def test_of_an_orchestrator_that_is_gone_no_thread_executes(threads: ThreadPoolE
     """So its runs are told at once, and not after minutes of silence."""
     agent = ExecutorAgent(threads, doubled)
     sweep = sweep_of(agent, 1, retries={RunStatus.CRASHED: 1})
-    run = Sweep.open("s", storage=sweep.storage).next_run("executor")
+    run = Sweep.open("s", storage=sweep.storage).next_run(agent.name)
     assert isinstance(run, Run)
     process = get_context("spawn").Process(target=int)
     process.start()
     process.join()
-    import socket  # noqa: PLC0415 - for this one name
-
     run.start(f"{socket.gethostname()}:{process.pid}:abcd", heartbeats=True)
     agent.drive(sweep)
     assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 2)
@@ -326,6 +326,25 @@ def test_a_number_without_an_objective_is_known_of_other_processes_too(
 ) -> None:
     """Also if they report their own end."""
     check_no_objective(ExecutorAgent(processes, one, gives=gives), shared)
+
+
+def test_the_name_is_one_of_this_machine_and_the_same_after_a_restart(threads: ThreadPoolExecutor) -> None:
+    """So agents of two machines take no orders of each other, and one that comes back finds its own."""
+    names = {ExecutorAgent(threads, doubled).name for _ in range(2)}
+    assert names == {f"executor@{socket.gethostname()}"}
+    assert ExecutorAgent(threads, doubled, name="gpu-7").name == "gpu-7"
+
+
+def test_two_agents_of_one_name_at_once_execute_each_run_once(threads: ThreadPoolExecutor) -> None:
+    """Which nobody should do: what one has begun, the other leaves alone, and does not take for left behind."""
+    storage = MemoryStorage()
+    first = ExecutorAgent(threads, doubled)
+    sweep = sweep_of(first, 40, storage)
+    second = ExecutorAgent(threads, doubled)
+    other = driven(second, Sweep.open("s", storage=storage, agent=second))
+    first.drive(sweep)
+    joined(other)
+    assert [(run.status, run.attempt) for run in sweep.runs()] == [(RunStatus.FINISHED, 1)] * 40
 
 
 def test_an_executor_that_was_shut_down_ends_no_runs() -> None:
