@@ -137,7 +137,7 @@ class Obeying(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
 
     @contextmanager
     def _claimed(self, key: Key) -> Generator[bool]:
-        """Tell whether an attempt is at nobody's hands here; if so, it is at this thread's until this is left.
+        """Tell whether an attempt is in nobody's hands here; if so, it is in this thread's until this is left.
 
         Orders are delivered in any thread that commits, so two may come to the same attempt at once. Whoever comes
         second leaves it alone: what is ordered is ordered again.

@@ -214,9 +214,10 @@ class Tending(ABC, Generic[ExecutionT]):
         """Begin no more runs, for an error that each would have; whoever drives gets it when nothing executes."""
         if self._failure is None:
             self._failure = error
-            if self._executions:
+            executing = sum(execution.report is None for execution in list(self._executions.values()))
+            if executing:  # or it is raised at once
                 text = "agent %r: no more runs are begun, executing still: %d; what is wrong: %s"
-                _log.error(text, self.name, len(self._executions), error)
+                _log.error(text, self.name, executing, error)
 
     def _drop(self, key: Key, execution: ExecutionT) -> None:
         with self._lock:
