@@ -1,4 +1,4 @@
-"""Signals while a worker works: Ctrl-C in three steps, and SIGTERM as the notice of a preemption."""
+"""Signals while a worker works or an agent drives: Ctrl-C in steps, and SIGTERM as the notice of a preemption."""
 
 from __future__ import annotations
 
@@ -116,3 +116,21 @@ class Interrupts:
         self._presses += 1
         if self._presses >= LEAVE_NOW:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def counted(count: Callable[[int, FrameType | None], object]) -> Generator[None]:
+    """Have Ctrl-C counted instead of raised, if this is the main thread; what is ignored stays ignored.
+
+    Args:
+        count: the handler of SIGINT meanwhile.
+    """
+    theirs = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or theirs in (None, signal.SIG_IGN):
+        yield  # what is ignored, in the background of a script say, stays ignored
+        return
+    before: Any = signal.signal(signal.SIGINT, count)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
@@ -42,6 +42,30 @@ class Waits:
         return wait * (1.0 + self._random()) / 2.0
 
 
+class Bell:
+    """What wakes a thread that waits: an event that may be set anywhere, also in the handler of a signal.
+
+    ``threading.Event`` may not: its lock may be held by the very code that the handler has interrupted, for
+    which it would wait for ever. ``SimpleQueue.put`` is made for that ("reentrant", says its documentation).
+    """
+
+    def __init__(self) -> None:
+        self._rung: Final[SimpleQueue[None]] = SimpleQueue()
+
+    def set(self) -> None:
+        """Wake whoever waits, or is about to."""
+        self._rung.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is set, or so long; then forget how often it was."""
+        try:
+            self._rung.get(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX))
+            while True:
+                self._rung.get_nowait()
+        except Empty:
+            pass
+
+
 class Sleeper:
     """Waits, until the time is over or somebody wakes it, which may be a signal handler.
 
@@ -51,19 +75,15 @@ class Sleeper:
 
     def __init__(self, sleep: Callable[[float], object] | None) -> None:
         self._sleep = sleep
-        self._alarm: SimpleQueue[None] = SimpleQueue()
+        self._alarm = Bell()
 
     def wake(self) -> None:
         """End the wait, or the next one."""
-        self._alarm.put(None)
+        self._alarm.set()
 
     def wait(self, seconds: float) -> None:
         """Wait."""
-        if self._sleep is not None:
-            self._sleep(seconds)
-            return
-        with suppress(Empty):
-            self._alarm.get(timeout=seconds)
+        (self._alarm.wait if self._sleep is None else self._sleep)(seconds)
 
 
 class Patience:

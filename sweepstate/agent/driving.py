@@ -2,132 +2,42 @@
 
 A subclass says how an execution is prepared, launched, asked to end, ended and
 looked after; this class does the rest, in one loop: orders, heartbeats, reports,
-second starts, interrupts, outages of the storage, and what an earlier
-orchestrator of the same name has left behind.
+second starts, interrupts, outages of the storage, what an earlier orchestrator
+of the same name has left behind, and what the subclass raises.
 
-The order in which a start happens is what keeps two executions of one attempt
-from counting: *prepare* (whatever may fail, fails here, and the order stays
-outstanding), *report the start* (which is refused if somebody else began),
-and only then *launch*.
+How orders are obeyed stands in ``_obeying``, and what is done for each execution in ``_tending``.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import signal
-import socket
 import threading
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from enum import Enum
-from queue import Empty, SimpleQueue
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final
 
-import attrs
-
-from ..core.decide import Answer
-from ..core.errors import (
-    AgentError,
-    AlreadyStarted,
-    Conflict,
-    IllegalTransition,
-    InvalidValue,
-    StorageError,
-    SweepNotFound,
-)
-from ..core.questions import Leased
-from ..core.state import RunState
-from ..core.values import check_seconds, check_text
-from ..handles.reports import make_token
-from ..hooks import Kill, Order, Start, Stop
-from ._beating import between_beats
+from ..core.errors import AgentError, Conflict, InvalidValue, SearchError, StorageError, SweepNotFound
+from ..core.values import check_seconds
+from ._interrupts import counted
+from ._obeying import NoRoom, Obeying, PreparedT, Trace
+from ._tending import OF_STORAGE, Execution, ExecutionT, Key, Report
 
 if TYPE_CHECKING:
-    from ..run import Run
     from ..sweep import Sweep
 
+__all__ = ["DrivenAgent", "Execution", "Key", "NoRoom", "Report", "Trace"]
+
 _log: Final = logging.getLogger("sweepstate")
-_PAGE: Final = 256
+#: How often Ctrl-C means something more.
+_PRESSES: Final = 3
+#: Seconds in which what was ended is gone, if it can be ended at all.
+_FAREWELL: Final = 10.0
 #: Between two looks at a storage that does not answer, in seconds.
 _LONGEST_PAUSE: Final = 30.0
 
-#: Which attempt: sweep, run and attempt.
-Key: TypeAlias = tuple[str, int, int]
-#: Reports how an execution ended, through the handle of its run; returns the events that it caused.
-Report: TypeAlias = Callable[["Run"], object]
 
-
-class Trace(Enum):
-    """What is found of an execution that this agent does not know.
-
-    Attributes:
-        GONE: nothing of it executes any more.
-        UNKNOWN: nobody can say; it is left alone.
-    """
-
-    GONE = "gone"
-    UNKNOWN = "unknown"
-
-
-@attrs.define(eq=False, slots=False)
-class Execution:
-    """One execution of an attempt; an agent keeps what it needs in a subclass.
-
-    Attributes:
-        run: the handle to report through.
-        asked: whether it was asked to end.
-        asked_at: when, by the agent's own clock.
-        ended: whether it was ended abruptly, so that how it ends says nothing about the run.
-        report: how it ended, once that is known.
-        beat_at: when its next heartbeat is due, by the agent's own clock.
-    """
-
-    run: Run
-    asked: bool = attrs.field(default=False, kw_only=True)
-    ended: bool = attrs.field(default=False, kw_only=True)
-    report: Report | None = attrs.field(default=None, kw_only=True)
-    beat_at: float = attrs.field(default=0.0, kw_only=True)
-    asked_at: float = attrs.field(default=0.0, kw_only=True)
-
-
-ExecutionT = TypeVar("ExecutionT", bound=Execution)
-PreparedT = TypeVar("PreparedT")
-
-
-class NoRoom(Exception):
-    """A run cannot be begun now, through no fault of its own: another one has taken the room that there was."""
-
-
-class Bell:
-    """What wakes a thread that waits: an event that may be set anywhere, also in the handler of a signal.
-
-    ``threading.Event`` may not: its lock may be held by the very code that the handler has interrupted, for
-    which it would wait for ever. ``SimpleQueue.put`` is made for that ("reentrant", says its documentation).
-    """
-
-    def __init__(self) -> None:
-        self._rung: Final[SimpleQueue[None]] = SimpleQueue()
-
-    def set(self) -> None:
-        """Wake whoever waits, or is about to."""
-        self._rung.put(None)
-
-    def wait(self, seconds: float) -> None:
-        """Wait until it is set, or so long; then forget how often it was."""
-        try:
-            self._rung.get(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX))
-            while True:
-                self._rung.get_nowait()
-        except Empty:
-            pass
-
-
-class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
+class DrivenAgent(Obeying[PreparedT, ExecutionT]):
     """An agent whose executions go on beside it; see the module.
 
     Attributes:
@@ -143,175 +53,21 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
     can_kill: bool = True
 
     def __init__(self, name: str, *, poll: float = 1.0, patience: float = 600.0) -> None:
-        self.name: str = check_text(name, "name", most=200)
-        self._leaving = False
+        super().__init__(name)
         self._poll: Final = check_seconds(poll, "poll", zero=False)
         self._patience: Final = check_seconds(patience, "patience")
-        self._executions: Final[dict[Key, ExecutionT]] = {}
-        # Attempts whose start is being reported: they are neither ours yet nor left behind by anybody.
-        self._launching: Final[set[Key]] = set()
-        # Executions that may have begun and that nobody executes, until that is reported; with what a launch raised.
-        self._unbegun: Final[dict[str, BaseException | None]] = {}
-        self._lock: Final = threading.Lock()
         self._driving: Final = threading.Lock()
-        self._wake: Final = Bell()
         self._interrupts = 0
         self._obeyed = 0
-        # When to tick next. Not each time that something has ended: the commit that reports it fills its slot.
-        self._tick_at = 0.0
-        # Whether it is not known of every begun attempt of ours who executes it.
-        self._unsettled = True
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {len(self._executions)} executing>"
 
-    @property
-    def accepting(self) -> bool:
-        """Whether it wants more runs: not from the first interrupt of ``drive`` until it is driven again."""
-        return not self._leaving and self._has_room()
-
     # --- what a subclass says ----------------------------------------------------------------------
-
-    @abstractmethod
-    def _prepare(self, run: Run) -> PreparedT:
-        """Get ready for a run; nothing is begun yet.
-
-        What this raises counts as a launch that failed; ``NoRoom`` gives the run back, and counts as nothing.
-        """
-
-    def _discard(self, prepared: PreparedT) -> None:
-        """Undo ``_prepare``: the run is not begun after all."""
-
-    @abstractmethod
-    def _launch(self, run: Run, prepared: PreparedT) -> ExecutionT:
-        """Begin executing; the start is reported already. What this raises fails the run."""
-
-    @abstractmethod
-    def _ask(self, execution: ExecutionT) -> None:
-        """Ask an execution to end; its own handlers may run. Called once."""
-
-    @abstractmethod
-    def _end(self, execution: ExecutionT) -> None:
-        """End an execution abruptly. May be called again."""
-
-    @abstractmethod
-    def _look(self, execution: ExecutionT) -> Report | None:
-        """Look after an execution; return how to report its end once it has ended, else None."""
-
-    def _has_room(self) -> bool:
-        """Return whether one more run could be begun now; until then, none is asked for."""
-        return True
-
-    def _find(self, _run: Run) -> ExecutionT | Trace:
-        """Look for an execution that an earlier orchestrator began; return it to go on with it, or what is known."""
-        return Trace.UNKNOWN
-
-    def _released(self, execution: ExecutionT) -> None:
-        """Give back what an execution held, such as a slot; its end is reported."""
-
-    def _now(self) -> float:
-        """Return seconds of a clock that never goes back."""
-        return time.monotonic()
 
     def _wait(self, seconds: float) -> None:
         """Wait until something happens, or so long."""
         self._wake.wait(seconds)
-
-    def _execution_name(self) -> str:
-        """Return what names one more execution of this process, and no other ever."""
-        return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
-
-    # --- orders -----------------------------------------------------------------------------------
-
-    def start(self, order: Start) -> None:
-        """Begin executing a run, unless it was begun; see ``Agent.start``."""
-        key = _key(order)
-        with self._lock:
-            if key in self._executions or key in self._launching:
-                return
-            self._launching.add(key)
-        try:
-            self._start(key, order.run)
-        finally:
-            with self._lock:
-                self._launching.discard(key)
-
-    def _start(self, key: Key, run: Run) -> None:
-        if not self.accepting:
-            _give_back(run)
-            return
-        try:
-            prepared = self._prepare(run)
-        except NoRoom:
-            _give_back(run)
-            return
-        name = self._execution_name()
-        try:
-            begun = run.start(name, heartbeats=True)
-        except AlreadyStarted:
-            begun = ()
-        except IllegalTransition:
-            self._discard(prepared)
-            run.gone()  # killed or handed on since it was ordered: nothing executes
-            return
-        except StorageError as error:
-            # It may have begun, and is launched by nobody. If it has not, its order is outstanding still: that the
-            # storage does not answer is no launch that failed.
-            _log.warning("agent %r: the start of %r could not be reported: %s", self.name, run, error)
-            self._unbegun[name] = None
-            self._unsettled = True
-            begun = ()
-        except BaseException:
-            self._unbegun[name] = None
-            self._unsettled = True
-            self._discard(prepared)
-            raise
-        if not begun:
-            self._discard(prepared)
-            return
-        try:
-            execution = self._launch(run, prepared)
-            execution.beat_at = self._now() + self._beat_every(run)
-        except BaseException as error:
-            self._discard(prepared)
-            self._unbegun[name] = error  # until the storage has it
-            self._unsettled = True
-            run.fail(error)
-            self._unbegun.pop(name, None)
-            if not isinstance(error, Exception):
-                raise
-            return
-        with self._lock:
-            self._executions[key] = execution
-        self._wake.set()
-
-    def stop(self, order: Stop) -> None:
-        """Ask the execution of a run to end, once; see ``Agent.stop``."""
-        execution = self._executions.get(_key(order))
-        if execution is not None:
-            self._ask_once(execution)
-
-    def kill(self, order: Kill) -> None:
-        """End the execution of a run abruptly; that it is gone is said when it is. See ``Agent.kill``."""
-        key = _key(order)
-        with self._lock:
-            execution, launching = self._executions.get(key), key in self._launching
-        if execution is not None:
-            self._end_abruptly(execution)
-        elif not launching:
-            self._settle(key, order.run, kill=True)
-        self._wake.set()
-
-    def _ask_once(self, execution: ExecutionT) -> None:
-        if not execution.asked and execution.report is None:
-            execution.asked = True
-            execution.asked_at = self._now()
-            self._ask(execution)
-
-    def _end_abruptly(self, execution: ExecutionT) -> None:
-        if execution.report is None:
-            execution.ended = True
-            self._end(execution)
 
     # --- driving ----------------------------------------------------------------------------------
 
@@ -320,7 +76,8 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
 
         A sweep that is paused is waited for. An outage of the storage is waited out, for ``patience`` seconds;
         meanwhile executions go on, and their ends are reported afterwards. If the sweep is deleted, what
-        executes is ended.
+        executes is ended. For an error that every further run would have, no more runs are begun, what executes is
+        looked after until it has ended, and then it is raised.
 
         Args:
             sweep: one that this agent is attached to.
@@ -332,22 +89,36 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
             Whether the sweep is done: False if it was interrupted, or deleted, before.
 
         Raises:
-            InvalidValue: the sweep has another agent, or it is being driven in another thread.
-            StorageError: the storage was away for too long. What executes goes on; call it again.
-            SearchError: the search failed. What executes goes on; call it again.
+            InvalidValue: the sweep has another agent, or it is being driven in another thread. Or an execution returned
+                a number, and the sweep has no objective to name it; nothing executes any more.
+            SearchError: the search failed; nothing executes any more.
+            StorageError: the storage was away for too long. What executes goes on, without heartbeats: call it again,
+                or ``terminate``. The same holds for whatever else is raised.
         """
+        return self._drive_alone(sweep, signals=signals)
+
+    def _drive_alone(self, sweep: Sweep, *, signals: bool, most: int | None = None) -> bool:
+        """Drive a sweep as ``drive`` says, or until so many runs were begun and have ended."""
         if sweep.agent is not self:
             remedy = "give it this one: Sweep(..., agent=agent), or Sweep.open(..., agent=agent)"
             raise InvalidValue("sweep", f"{sweep!r} has another agent, or none", remedy)
-        if not self._driving.acquire(blocking=False):
-            raise InvalidValue("drive", "this agent is being driven already", "make an agent for each thread")
-        try:
-            self._leaving = False
+        with self._alone("drive"):
+            self._leaving, self._failure = False, None
+            self._begun, self._most = 0, most
             with self._listening(signals=signals):
                 self._drive(sweep)
+            if self._failure is not None:
+                raise self._failure
+        return sweep.done
+
+    @contextmanager
+    def _alone(self, what: str) -> Generator[None]:
+        if not self._driving.acquire(blocking=False):
+            raise InvalidValue(what, "this agent is being driven already", "make an agent for each thread")
+        try:
+            yield
         finally:
             self._driving.release()
-        return sweep.done
 
     def _drive(self, sweep: Sweep) -> None:
         away: float | None = None  # since when the storage has not answered
@@ -390,117 +161,96 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
             # Committed, outstanding, and counted: a start that keeps failing ends its run as not launched.
             _log.warning("%s", error)
             return self._poll
+        except SearchError as error:
+            self._give_up(error)
+            return 0.0  # what else is due was not done, and is without asking the search again
         return 0.0 if tick.more else self._poll
 
     def _until_due(self) -> float:
         """Return for how many seconds nothing is to be done: until the next tick, or the next heartbeat."""
-        due = [execution.beat_at for execution in list(self._executions.values())]
+        due = [each.beat_at for each in list(self._executions.values()) if self._is_beating(each)]
         return max(0.0, min([self._tick_at, *due]) - self._now())
 
     def _is_over(self, sweep: Sweep) -> bool:
         with self._lock:
-            if any(key[0] == sweep.id for key in (*self._launching, *self._executions)):
+            if any(key[0] == sweep.id for key in self._launching):
                 return False
-        return self._leaving or sweep.done
+            executions = [execution for key, execution in self._executions.items() if key[0] == sweep.id]
+        return not any(self._is_awaited(each) for each in executions) and (self._is_going() or sweep.done)
 
-    # --- executions -------------------------------------------------------------------------------
+    def _is_awaited(self, execution: ExecutionT) -> bool:
+        """Return whether the end of an execution is waited for.
 
-    def _look_after_all(self) -> None:
-        """Report what has ended, and beat for what has not."""
-        for key, execution in list(self._executions.items()):
-            if execution.report is None:
-                execution.report = self._look(execution)
-            if execution.report is not None:
-                self._conclude(key, execution)
-            elif self._now() >= execution.beat_at:
-                execution.beat_at = self._now() + self._beat_every(execution.run)
-                self._beat(execution)
+        Not of one that cannot be looked at, once it is given up as lost: nobody can say whether it ever ends. Nor, of
+        these, for whoever has pressed Ctrl-C three times.
+        """
+        if not execution.unseen:
+            return True
+        lease = execution.run.refresh().state.lease
+        held = lease is not None and lease.attempt == execution.run.attempt and not lease.lost
+        return held and self._obeyed < _PRESSES
 
-    def _conclude(self, key: Key, execution: ExecutionT) -> None:
-        """Report an end, once; if the storage does not take it, it is said again."""
-        run, report = execution.run, execution.report
-        had_room = self._has_room()
-        try:
-            caused = run.gone() if execution.ended or report is None else report(run)
-            if not caused or not had_room:
-                # It was reported elsewhere, so no commit of ours fills its slot; or the commit came too early for it.
-                self._tick_at = 0.0
-        except InvalidValue as error:  # of what the execution gave as its metrics
-            run.fail(error)
-        with self._lock:
-            self._executions.pop(key, None)
-        self._released(execution)
+    # --- leaving ----------------------------------------------------------------------------------
 
-    def _beat(self, execution: ExecutionT) -> None:
-        self._heed(execution, execution.run.heartbeat())
+    def terminate(self, *, signals: bool = True) -> bool:
+        """Ask what executes to end, and end what has not after its grace; the storage need not answer. Blocks.
 
-    def _heed(self, execution: ExecutionT, answer: Answer) -> None:
-        """Do what a sign of life was answered."""
-        execution.beat_at = self._now() + self._beat_every(execution.run)
-        if answer is Answer.KILL:
-            self._end_abruptly(execution)
-        elif answer is Answer.STOP:
-            self._ask_once(execution)
-            if self._now() - execution.asked_at >= execution.run.limits.stop_grace:
-                self._end_abruptly(execution)  # also one whose run is over, so that no tick makes it KILLED
+        For whoever leaves for good after ``drive`` has raised: what executes then has nobody who looks after it. Its
+        grace is ``limits.stop_grace`` of its sweep. An agent that cannot end an execution waits for it that long, and
+        10 seconds more.
 
-    def _beat_every(self, run: Run) -> float:
-        return between_beats(run.limits)
+        Args:
+            signals: in the main thread, let Ctrl-C (SIGINT) mean that the grace is over.
 
-    def _forget(self, sweep_id: str) -> bool:
-        """End what executes for a sweep that is not there any more; return whether all of it is gone."""
-        for key, execution in list(self._executions.items()):
-            if key[0] == sweep_id:
-                self._end_abruptly(execution)
-                if execution.report is not None or self._look(execution) is not None:
-                    with self._lock:
-                        self._executions.pop(key, None)
-                    self._released(execution)
-        return not any(key[0] == sweep_id for key in self._executions)
+        Returns:
+            Whether nothing executes any more, as far as that can be seen.
 
-    # --- what was left behind ---------------------------------------------------------------------
+        Raises:
+            InvalidValue: it is being driven in another thread.
 
-    def _recover(self, sweep: Sweep) -> None:
-        """Settle what has this agent's name and was begun by an orchestrator that is gone."""
-        after = -1
-        while True:
-            page = sweep.storage.runs(sweep.id, Leased(self.name), after=after, limit=_PAGE)
-            for state in page:
-                self._recover_run(sweep, state)
-            if len(page) < _PAGE:
+        Afterwards:
+            No more runs are begun. How executions have ended is reported, if the storage takes it: an exit as what it
+            is, and what was ended as gone, thus CRASHED. What it does not take is reported if this agent is
+            driven again; else it is found by the next agent of its name, or lost to silence.
+        """
+        with self._alone("terminate"), self._listening(signals=signals):
+            self._leaving = True
+            if self._executions:
+                _log.warning("agent %r: what executes is asked to end: %d", self.name, len(self._executions))
+            self._end_all()
+            self._report_once()
+        return all(execution.report is not None for execution in self._executions.values())
+
+    def _end_all(self) -> None:
+        """Ask all executions to end, and end them; return when they are gone, or it makes no sense to wait."""
+        executions = list(self._executions.values())
+        grace_until = self._now() + max((each.run.limits.stop_grace for each in executions), default=0.0)
+        while executions := [each for each in executions if not self._is_seen_gone(each)]:
+            if self._interrupts:
+                grace_until = min(grace_until, self._now())
+            if self._now() >= grace_until + _FAREWELL:
                 return
-            after = page[-1].index
+            for execution in executions:
+                with suppress(*OF_STORAGE):
+                    self._try_to_ask(execution)
+                    if self._now() >= grace_until or self._is_overdue(execution):
+                        self._try_to_end(execution)
+            self._wait(self._poll)
 
-    def _recover_run(self, sweep: Sweep, state: RunState) -> None:
-        lease = state.lease
-        if lease is None or not lease.began:
-            return
-        key = (sweep.id, state.index, lease.attempt)
-        with self._lock:
-            ours = key in self._executions or key in self._launching
-        if not ours:
-            token = make_token(sweep.id, state.index, lease.attempt, lease.execution)
-            self._settle(key, sweep.run_of(token))
+    def _is_seen_gone(self, execution: ExecutionT) -> bool:
+        with suppress(*OF_STORAGE):  # to which it has something to report on the way
+            self._look_at(execution)
+        return execution.report is not None
 
-    def _settle(self, key: Key, run: Run, *, kill: bool = False) -> None:
-        if run.execution in self._unbegun:
-            self._report_unbegun(run, self._unbegun[run.execution])
-            self._unbegun.pop(run.execution, None)
-            return
-        found = self._find(run)
-        if isinstance(found, Execution):
-            with self._lock:
-                self._executions[key] = found
-            if kill:
-                self._end_abruptly(found)
-        elif found is Trace.GONE:
-            run.gone()
-
-    def _report_unbegun(self, run: Run, error: BaseException | None) -> None:
-        if error is None:
-            run.gone()
-        else:
-            run.fail(error)
+    def _report_once(self) -> None:
+        """Report what has ended; if that fails for one, the others are not tried: each could take as long."""
+        for key, execution in list(self._executions.items()):
+            if execution.report is not None:
+                try:
+                    self._conclude(key, execution)
+                except Exception as error:  # whatever it is, the agent is leaving
+                    _log.warning("agent %r: the end of %r could not be reported: %s", self.name, execution.run, error)
+                    return
 
     # --- interrupts -------------------------------------------------------------------------------
 
@@ -508,15 +258,8 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
     def _listening(self, *, signals: bool) -> Generator[None]:
         """Count interrupts instead of raising them, in the main thread."""
         self._interrupts = self._obeyed = 0
-        theirs = signal.getsignal(signal.SIGINT)
-        if not signals or threading.current_thread() is not threading.main_thread() or theirs in (None, signal.SIG_IGN):
-            yield  # what is ignored, in the background of a script say, stays ignored
-            return
-        before: Any = signal.signal(signal.SIGINT, self._interrupted)
-        try:
+        with counted(self._interrupted) if signals else nullcontext():
             yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
         # Only noted: a handler that called the storage might wait for the very thread that it interrupted.
@@ -525,13 +268,13 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
 
     def _obey_interrupts(self) -> None:
         """Take no more runs; then ask what executes to stop; then end it."""
-        presses = min(self._interrupts, 3)
+        presses = min(self._interrupts, _PRESSES)
         if presses > max(self._obeyed, 1):
             for execution in list(self._executions.values()):  # first what needs no storage
                 if presses == 2:
-                    self._ask_once(execution)
+                    self._try_to_ask(execution)
                 else:
-                    self._end_abruptly(execution)
+                    self._try_to_end(execution)
         while self._obeyed < presses:
             self._obey(self._obeyed + 1)
             self._obeyed += 1  # not before: what the storage did not take is said again
@@ -551,15 +294,3 @@ class DrivenAgent(ABC, Generic[PreparedT, ExecutionT]):
             _log.warning("agent %r: what executes is ended: %d", self.name, len(executions))
             for execution in executions:
                 execution.run.kill("interrupted", actor=self.name)
-
-
-def _key(order: Order) -> Key:
-    return order.run.sweep_id, order.index, order.attempt
-
-
-def _give_back(run: Run) -> None:
-    """Give a run back that has not begun; whatever was decided about it meanwhile stands."""
-    try:
-        run.release()
-    except IllegalTransition:
-        run.gone()

@@ -38,6 +38,7 @@ from ._futures import (
     usable,
     workers,
 )
+from ._obeying import name_here
 from .driving import DrivenAgent, Execution, Report, Trace
 
 if TYPE_CHECKING:
@@ -48,6 +49,19 @@ if TYPE_CHECKING:
 Gives: TypeAlias = Literal["run", "config"]
 #: Seconds after which a job that is still there is cancelled once more; Slurm itself waits for 30 s (KillWait).
 _AGAIN: Final = 60.0
+
+
+@attrs.frozen
+class Outcome:
+    """What has become of a call.
+
+    Attributes:
+        end: how it ended; None if nothing is left to be reported.
+        systematic: an error that every call of the function would end with.
+    """
+
+    end: End | None
+    systematic: InvalidValue | None = None
 
 
 @attrs.frozen
@@ -66,8 +80,8 @@ class Call:
     given: Run | bytes | dict[str, Any]
     objective: Objective | None
 
-    def __call__(self) -> End | None:
-        """Return how the call ended; None if nothing is left to be reported."""
+    def __call__(self) -> Outcome:
+        """Return how the call ended."""
         if isinstance(self.given, dict):
             return _outcome(self.function, self.given, self.objective)
         if not isinstance(self.given, bytes):
@@ -75,25 +89,25 @@ class Call:
         try:
             run: Run = pickle.loads(self.given)  # noqa: S301 - which this very program has pickled
         except Exception as error:
-            return End(Exit.ERROR, describe(error))
-        end = self._call_with(run)
-        if end is not None:
+            return Outcome(End(Exit.ERROR, describe(error)))
+        outcome = self._call_with(run)
+        if outcome.end is not None:
             try:
                 # Here the truth is nearest: it holds also if nobody waits for this call any more.
-                _tell(end, run)
+                _tell(outcome.end, run)
             except Exception:
-                return end  # the storage is away; who waits for it reports it
-        return None
+                return outcome  # the storage is away; who waits for it reports it
+        return attrs.evolve(outcome, end=None)
 
-    def _call_with(self, run: Run) -> End | None:
+    def _call_with(self, run: Run) -> Outcome:
         try:
             unwanted = run.should_stop  # it may have waited for long
         except Exception:
             unwanted = False
         if unwanted:
-            return None
-        end = _outcome(self.function, run, self.objective)
-        return None if run._over else end  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            return Outcome(None)
+        outcome = _outcome(self.function, run, self.objective)
+        return Outcome(None) if run._over else outcome  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 @attrs.define(eq=False, slots=False)
@@ -137,7 +151,9 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
             is called now, and again after the executor broke; what it made is shut down when ``drive`` returns.
         function: is given what ``gives`` says, and returns metrics: a mapping, or a number if the
             sweep has an objective, or None. For a pool of processes, one of a module's top level.
-        name: stable over restarts; orders are addressed to it.
+        name: stable over restarts, and different for agents that drive the same sweep at once: runs are handed to the
+            name, and whoever has it begins them. "executor@HOST" if it is not given; give one if several drive on
+            this machine, or if its name is another one after a restart, as a container's often is.
         gives: ``"run"``: the run's handle; ``"config"``: a dictionary.
         can_kill: whether ``cancel()`` ends a call that is being executed. Known for submitit (it cancels the job);
             threads, pools of processes and Dask cannot end one alone: there a call that has not
@@ -156,13 +172,13 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         executor: Submits | Callable[[], Submits],
         function: Callable[..., object],
         *,
-        name: str = "executor",
+        name: str | None = None,
         gives: Gives = "run",
         can_kill: bool | None = None,
         poll: float = 1.0,
         patience: float = 600.0,
     ) -> None:
-        super().__init__(name, poll=poll, patience=patience)
+        super().__init__(name_here("executor") if name is None else name, poll=poll, patience=patience)
         if not callable(function):
             raise InvalidValue("function", f"{show(function)} cannot be called", "give a function of a run")
         if gives not in ("run", "config"):
@@ -190,6 +206,7 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
 
         Raises:
             InvalidValue: as there; or the sweep's handles cannot be sent to another process.
+            SearchError, StorageError: as there.
             AgentError: the executor broke, or was shut down, and there is no function that makes another. What it
                 had is reported; no further run was handed out.
         """
@@ -301,14 +318,15 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
     def _report_of(self, execution: Submitted) -> Report:
         """Return what a call that is over says about its run."""
         try:
-            end = execution.future.result()
+            outcome: Outcome = execution.future.result()
         except CancelledError:
             return _gone
         except BaseException as error:  # of the executor: the call itself returns how it ended
             if isinstance(error, BrokenExecutor):
                 self._note_broken(error, execution.executor)
             return partial(_tell, _crash(error) if has_died(error) else end_by(error))
-        return _gone if end is None else partial(_tell, end)
+        execution.systematic = outcome.systematic
+        return _gone if outcome.end is None else partial(_tell, outcome.end)
 
     def _find(self, run: Run) -> Trace:
         """Threads end with their process, so of one that is not there any more nothing executes."""
@@ -342,12 +360,12 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
             executor.shutdown(wait=False)
 
 
-def _outcome(function: Callable[[Any], object], given: object, objective: Objective | None) -> End:
+def _outcome(function: Callable[[Any], object], given: object, objective: Objective | None) -> Outcome:
     try:
         result = function(given)
     except BaseException as error:
-        return end_by(error)
-    return end_of(result, objective)[0]
+        return Outcome(end_by(error))
+    return Outcome(*end_of(result, objective))
 
 
 def _tell(end: End, run: Run) -> object:

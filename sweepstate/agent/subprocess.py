@@ -21,11 +21,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ..core.errors import IllegalTransition, InvalidValue
-from ..core.values import check_collection, check_text, show
+from ..core.values import check_collection, check_count, check_text, show
 from ._attempts import Workdir
 from ._channel import Channel
 from ._command import Command, to_json
 from ._executions import CONTEXT, TOKEN, Child, Orphan, Prepared, Supervised, context, launch
+from ._obeying import name_here
 from ._processes import Identity, check_platform, machine
 from ._waiter import Waiter
 from .driving import DrivenAgent, NoRoom, Report, Trace
@@ -33,6 +34,7 @@ from .slots import Slots
 
 if TYPE_CHECKING:
     from ..run import Run
+    from ..sweep import Sweep
 
 __all__ = ["Slots", "SubprocessAgent"]
 
@@ -72,8 +74,9 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
             ``${program}``, ``${args}``, ``${args_no_hyphens}``, ``${args_no_boolean_flags}``, ``${args_json}``,
             ``${args_json_file}`` and ``${envvar:NAME}``. If none of them carries the configuration,
             ``${args}`` is added in the end: ``--lr=0.1 --optimizer.name=adam``.
-        name: stable over restarts, and different for agents that drive the same sweep at once;
-            "subprocess@HOST" if it is not given.
+        name: stable over restarts, and different for agents that drive the same sweep at once: runs are handed to the
+            name, and whoever has it begins them. "subprocess@HOST" if it is not given; give one if several drive on
+            this machine, or if its name is another one after a restart, as a container's often is.
         program: what ``${program}`` stands for.
         arguments: False: do not add ``${args}``.
         workdir: a directory for ``SWEEP/INDEX.ATTEMPT/``, with ``config.json`` and ``output.log``, where standard
@@ -111,7 +114,7 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         patience: float = 600.0,
     ) -> None:
         check_platform()
-        super().__init__(f"subprocess@{socket.gethostname()}" if name is None else name, poll=poll, patience=patience)
+        super().__init__(name_here("subprocess") if name is None else name, poll=poll, patience=patience)
         self._slots: Final = _check_slots(slots)
         self._env: Final = _check_env({} if env is None else env)
         ours = {TOKEN, *CONTEXT, *({slots.variable} if slots is not None else ())}
@@ -125,6 +128,25 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         self._waiter: Final = Waiter(self._wake.set)
         # Tells this agent from any other of the same name, also within this process.
         self._nonce: Final = secrets.token_hex(8)
+
+    def drive(self, sweep: Sweep, *, signals: bool = True, count: int | None = None) -> bool:
+        """Drive a sweep until it is done, or until so many runs were executed; see ``DrivenAgent.drive``.
+
+        Args:
+            sweep: one that this agent is attached to.
+            signals: whether Ctrl-C is taken in three steps, in the main thread.
+            count: how many runs to execute at most, from 1; any number, if it is not given. One that is tried again
+                counts again. It returns when these have ended.
+
+        Returns:
+            Whether the sweep is done. ``begun`` says how many runs were begun.
+
+        Raises:
+            InvalidValue: as there; or the count is none.
+            SearchError, StorageError: as there.
+        """
+        most = None if count is None else check_count(count, "count", least=1)
+        return self._drive_alone(sweep, signals=signals, most=most)
 
     # --- beginning --------------------------------------------------------------------------------
 
@@ -212,15 +234,25 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
     def _look_at_child(self, child: Child) -> Report | None:
         gone = child.group.poll()
         more = child.channel.hear(in_the_end=gone)
+        if gone:
+            if more:
+                _log.debug("agent %r: something that %r has started goes on talking", self.name, child.run)
+            return self._report_of(child)
         if not child.ended:
             self._pass_on(child)
-        if not gone:
-            if child.group.waited:
-                self._watch(child, child.group.left())
-            return None
-        if more:
-            _log.debug("agent %r: something that %r has started goes on talking", self.name, child.run)
-        return _report(child)
+        if child.group.waited:
+            self._watch(child, child.group.left())
+        return None
+
+    def _report_of(self, child: Child) -> Report:
+        """Return how to report the end of a program: what it has said is reported first."""
+        end = _end_of(child)
+
+        def report(run: Run) -> object:
+            self._pass_on(child)
+            return end(run)
+
+        return report
 
     def _pass_on(self, child: Child) -> None:
         """Report what a program has said: first that it is being preempted, as that decides about its end."""
@@ -323,8 +355,8 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         super()._obey_interrupts()
 
 
-def _report(child: Child) -> Report:
-    """Return how to report the end of a program."""
+def _end_of(child: Child) -> Report:
+    """Return how to report how a program has ended."""
     code = child.group.returncode
     if code is None:
         return lambda run: run.gone()  # somebody else has waited for it, so nobody can say how it ended

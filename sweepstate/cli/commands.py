@@ -6,9 +6,12 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from time import sleep
 from typing import Final
 
+from ..agent.slots import Slots
+from ..core.errors import InvalidValue
 from ..core.events import BacklogAdded, Event, RunEnded, SweepStatusChanged
 from ..handles.checks import check_id
 from ..sweep import Sweep
@@ -128,30 +131,58 @@ def agent(arguments: Namespace) -> None:
     """Execute a sweep's runs as processes of a command, until it is done."""
     if not arguments.command:
         raise UsageError("no command: write it behind --, as in: sweepstate agent ID -- python train.py")
+    slots = _slots(arguments.slots, arguments.slots_per_run)
     with open_storage(arguments.storage) as storage:
-        _bound(Sweep.open(arguments.id, storage=storage), arguments.max_active)
+        _bound(Sweep.open(arguments.id, storage=storage), arguments.max_active, slots)
         from ..agent.subprocess import SubprocessAgent  # noqa: PLC0415 - only this command needs what it imports
 
-        worker = SubprocessAgent(arguments.command, name=arguments.name)
-        handle = Sweep.open(arguments.id, storage=storage, agent=worker)
-        worker.drive(handle)
+        workdir = _made(arguments.workdir)
+        worker = SubprocessAgent(arguments.command, name=arguments.name, workdir=workdir, slots=slots)
+        try:
+            handle = Sweep.open(arguments.id, storage=storage, agent=worker)
+            worker.drive(handle, count=arguments.count)
+        except BaseException:
+            worker.terminate()  # or what executes would have nobody who looks after it
+            raise
         state = handle.refresh().state
         counts = [f"{count:,} {status.lower()}" for status, count in state.counts.items() if count]
         say(printable(f"sweep {handle.id!r} is {state.status}: {', '.join([_runs(state.created), *counts])}"))
-        if not state.done:
+        if not state.done and (arguments.count is None or worker.begun < arguments.count):
             # The agent has met Ctrl-C itself, and gone when its runs had ended; whoever called is to know of it.
             raise KeyboardInterrupt
 
 
-def _bound(handle: Sweep, most: int | None) -> None:
-    """Set how many runs may execute at once; refuse a sweep that does not say.
+def _slots(names: Sequence[str] | None, per_run: int | None) -> Slots | None:
+    """Return the pool of slots that was asked for."""
+    if names is None:
+        if per_run is not None:
+            raise UsageError("--slots-per-run goes with --slots")
+        return None
+    try:
+        return Slots(names, per_run=1 if per_run is None else per_run)
+    except InvalidValue as error:
+        raise UsageError(f"{'--slots-per-run' if error.field == 'per_run' else '--slots'}: {error.problem}") from None
+
+
+def _bound(handle: Sweep, most: int | None, slots: Slots | None) -> None:
+    """Set how many runs may execute at once; refuse a sweep if nothing says so.
 
     By a handle without an agent: one that has it may begin runs with any commit, before they are looked after.
     """
     if most is not None:
         handle.set_limits(max_active=most)
-    elif handle.limits.max_active is None:
+    elif handle.limits.max_active is None and slots is None:
         raise UsageError(
             f"sweep {printable(handle.id)!r} does not say how many of its runs may execute at once: "
-            "give --max-active N, which is kept with the sweep"
+            "give --max-active N, which is kept with the sweep, or --slots"
         )
+
+
+def _made(workdir: str) -> Path:
+    """Return a directory, made if it is not there: where it cannot be, each run would fail for it."""
+    path = Path(workdir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--workdir: it cannot be used: {error}") from None
+    return path

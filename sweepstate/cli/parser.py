@@ -16,6 +16,7 @@ from .text import safe
 _T = TypeVar("_T")
 _WATCH: Final = 2.0
 _ROWS: Final = 20
+_WORKDIR: Final = "sweepstate-runs"
 _SWEEP: Final = {
     "pause": "create no runs for now; executing ones go on",
     "resume": "undo a pause, or an interruption (CRASHED)",
@@ -48,9 +49,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     # Not parse_args: of words too many it complains with the usage of all commands, rather than of this one.
     arguments, others = build_parser().parse_known_args(words)
     if others:
-        arguments.parser.error(f"unrecognized arguments: {' '.join(others)}")
+        arguments.parser.error(_unknown(others, arguments))
     arguments.command = command
     return arguments
+
+
+def _unknown(words: list[str], arguments: argparse.Namespace) -> str:
+    """Return what to say of words that are not understood."""
+    if arguments.run is commands.agent and not words[0].startswith("-"):
+        return f"the program and its arguments stand behind --: sweepstate agent {arguments.id} -- {' '.join(words)}"
+    return f"unrecognized arguments: {' '.join(words)}"
 
 
 def build_parser() -> Parser:
@@ -75,7 +83,7 @@ def build_parser() -> Parser:
     listing = add("list", commands.list_, "List the sweeps of a storage.")
     listing.add_argument("--json", action="store_true", help="one object of JSON for each sweep, a line each")
     _add_status(add("status", commands.status, "Show a sweep: its counts, its active runs, its health."))
-    usage = "sweepstate agent [--storage PATH_OR_URL] [--name NAME] [--max-active N] ID -- COMMAND [ARGUMENT ...]"
+    usage = "sweepstate agent [OPTION ...] ID -- COMMAND [ARGUMENT ...]"
     _add_agent(add("agent", commands.agent, "Execute a sweep's runs as processes, until it is done.", usage))
     return parser
 
@@ -121,8 +129,26 @@ def _add_agent(parser: Parser) -> None:
     parser.add_argument(
         "--max-active",
         metavar="N",
-        type=_checked(_max_active),
+        type=_checked(_positive),
         help="set the sweep's limit of runs at once, over all its agents",
+    )
+    parser.add_argument(
+        "--count", metavar="N", type=_checked(_positive), help="leave when N runs have been executed, if not before"
+    )
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        default=_WORKDIR,
+        help=f"where outputs and configurations go, the same when it is started again ({_WORKDIR})",
+    )
+    parser.add_argument(
+        "--slots",
+        metavar="SLOT[,SLOT]",
+        type=_names,
+        help="GPUs, of which each run gets its own by CUDA_VISIBLE_DEVICES; no more runs at once than they serve",
+    )
+    parser.add_argument(
+        "--slots-per-run", metavar="N", type=_checked(_positive), help="with --slots: how many each run gets (1)"
     )
     _add_id(parser)
 
@@ -161,5 +187,9 @@ def _rows(text: str) -> int:
     return check_count(int(text), "N", most=10_000)
 
 
-def _max_active(text: str) -> int:
+def _positive(text: str) -> int:
     return check_count(int(text), "N", least=1)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]

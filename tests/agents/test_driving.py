@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -20,14 +22,16 @@ from sweepstate import (
     OutcomeUnknown,
     Run,
     RunStatus,
+    SearchError,
     StorageError,
     Sweep,
     SweepState,
     SweepStatus,
 )
-from sweepstate.agent.driving import Bell, DrivenAgent, Execution, NoRoom, Report, Trace
+from sweepstate.agent._waiting import Bell
+from sweepstate.agent.driving import DrivenAgent, Execution, NoRoom, Report, Trace
 from sweepstate.core.events import RunEnded, RunStarted
-from sweepstate.hooks import Start
+from sweepstate.hooks import History, Kill, Start
 from sweepstate.testing.clock import ManualClock
 
 Plan = Callable[["Pretended"], Report | None]
@@ -364,6 +368,189 @@ def test_room_that_an_end_makes_is_used_at_once(clock: ManualClock) -> None:
     assert sweep.counts[RunStatus.FINISHED] == 3
 
 
+# --- hooks that raise -----------------------------------------------------------------------------
+
+
+class Faulty(Pretending):
+    """Raises in a hook for one run, as often as the test says."""
+
+    def __init__(self, plan: Plan, clock: ManualClock, hook: str, *, times: float = float("inf")) -> None:
+        super().__init__(plan, clock)
+        self.hook = hook
+        self.times = times
+        self.tried: list[float] = []
+
+    def _fail(self, hook: str, run: Run) -> None:
+        if (hook, 0) == (self.hook, run.index):
+            self.tried.append(self.clock())
+            if len(self.tried) <= self.times:
+                raise RuntimeError(f"{hook} is broken")
+
+    def _look(self, execution: Pretended) -> Report | None:
+        self._fail("look", execution.run)
+        return super()._look(execution)
+
+    def _ask(self, execution: Pretended) -> None:
+        self._fail("ask", execution.run)
+        super()._ask(execution)
+
+    def _end(self, execution: Pretended) -> None:
+        self._fail("end", execution.run)
+        super()._end(execution)
+
+    def _find(self, run: Run) -> Pretended | Trace:
+        self._fail("find", run)
+        return super()._find(run)
+
+    def _released(self, execution: Pretended) -> None:
+        super()._released(execution)
+        self._fail("released", execution.run)
+
+
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+
+
+def test_what_cannot_be_looked_at_is_lost_to_silence_and_the_others_go_on(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody knows whether it executes: it is sent no heartbeats, looked at in each round, and complained of once."""
+    agent = Faulty(finishing, clock, "look")
+    sweep = sweep_of(agent, 3, heartbeat_timeout=60.0, suspicion=20.0)
+    began = clock()
+    assert agent.drive(sweep)
+    assert [run.status for run in sweep.runs()] == [RunStatus.CRASHED, RunStatus.FINISHED, RunStatus.FINISHED]
+    assert sweep[0].cause is Cause.LOST
+    assert 80 <= clock() - began < 90
+    assert 80 <= len(agent.tried) < 90  # a round a second
+    [said] = complaints(caplog)
+    assert "s[0]" in said
+    assert "RuntimeError: look is broken" in said
+    assert "released 0" not in agent.said  # nobody knows whether what it holds is free
+
+
+def test_what_could_not_be_looked_at_for_a_while_ends_as_if_nothing_had_been(clock: ManualClock) -> None:
+    """Its heartbeats go on as soon as it can."""
+    agent = Faulty(lambda e: (lambda run: run.finish()) if clock() > start + 200 else None, clock, "look", times=50)
+    start = clock()
+    sweep = sweep_of(agent, 1, heartbeat_timeout=60.0, suspicion=20.0)
+    agent.drive(sweep)
+    assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 1)
+
+
+def test_the_end_of_what_is_seen_again_corrects_that_it_was_lost(clock: ManualClock) -> None:
+    """While its sweep is being driven, it is looked at."""
+    agent = Faulty(finishing, clock, "look", times=150)
+    sweep = sweep_of(agent, 1, heartbeat_timeout=60.0, suspicion=20.0)
+    sweep.tick()
+    sweep.pause()
+    agent.while_waiting = [*[lambda: None] * 200, sweep.resume]
+    assert agent.drive(sweep)
+    assert sweep[0].status is RunStatus.FINISHED
+    assert "released 0" in agent.said
+
+
+def test_three_interrupts_do_not_wait_for_what_cannot_be_looked_at(clock: ManualClock) -> None:
+    """Whoever presses Ctrl-C three times wants to leave."""
+    agent = Faulty(obeying, clock, "look")
+    sweep = sweep_of(agent, 1)
+    interrupt = lambda: agent._interrupted(2, None)  # noqa: E731 - short is clearer here
+    agent.while_waiting = [interrupt, interrupt, interrupt]
+    began = clock()
+    assert not agent.drive(sweep)
+    assert clock() - began < 10
+    assert "end 0" in agent.said
+
+
+@pytest.mark.parametrize("hook", ["ask", "end"])
+def test_what_could_not_be_asked_or_ended_is_tried_again(clock: ManualClock, hook: str) -> None:
+    """By each order, until it can be; a stop is told once, and its grace counts from the first attempt."""
+    agent = Faulty(obeying, clock, hook, times=3)
+    sweep = sweep_of(agent, 1)
+    agent.while_waiting = [stop(sweep, 0) if hook == "ask" else sweep.cancel]
+    assert agent.drive(sweep)
+    assert len(agent.tried) >= 4
+    assert agent.said.count(f"{hook} 0") == len(agent.tried) - 3
+    assert sweep[0].status is RunStatus.KILLED
+    if hook == "ask":
+        assert agent.said.count("ask 0") == 1
+
+
+@pytest.mark.parametrize(("hook", "presses"), [("ask", 2), ("end", 3)])
+def test_a_hook_that_raises_keeps_no_interrupt_from_the_others(clock: ManualClock, hook: str, presses: int) -> None:
+    """Each is asked or ended, and the one for which that failed is in the next round."""
+    agent = Faulty(lambda e: obeying(e) if hook == "ask" or e.ended else None, clock, hook, times=2)
+    sweep = sweep_of(agent, 3)
+    agent.while_waiting = [lambda: agent._interrupted(2, None)] * presses
+    assert not agent.drive(sweep)
+    assert {f"{hook} 0", f"{hook} 1"} <= set(agent.said)
+    assert [run.status for run in sweep.runs()] == [RunStatus.KILLED] * 2
+
+
+def test_what_a_heartbeat_asks_for_is_tried_again_too(clock: ManualClock) -> None:
+    """Where no order comes: a run that has reported its end is no tick's business any more."""
+    agent = Faulty(lambda e: (lambda run: run.exited(-9)) if e.ended else None, clock, "end", times=2)
+    sweep = sweep_of(agent, 1, stop_grace=10.0)
+
+    def finish() -> None:
+        Sweep.open("s", storage=sweep.storage, clock=clock)[0].finish()
+
+    agent.while_waiting = [finish]
+    assert agent.drive(sweep)
+    assert sweep[0].status is RunStatus.FINISHED
+    assert len(agent.tried) == 3
+
+
+def test_what_an_execution_held_and_cannot_be_given_back_ends_nothing(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = Faulty(finishing, clock, "released")
+    sweep = sweep_of(agent, 3)
+    assert agent.drive(sweep)
+    assert sweep.counts[RunStatus.FINISHED] == 3
+    assert len(complaints(caplog)) == 1
+
+
+def test_an_end_that_cannot_be_reported_fails_its_run_with_the_reason(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing of it executes, so it must not be RUNNING; the others go on."""
+
+    def report(run: Run) -> object:
+        if run.index == 0:
+            raise LookupError("no such exit code")
+        return run.finish()
+
+    agent = Pretending(lambda _: report, clock)
+    sweep = sweep_of(agent, 3)
+    assert agent.drive(sweep)
+    assert (sweep[0].status, sweep.counts[RunStatus.FINISHED]) == (RunStatus.FAILED, 2)
+    assert "no such exit code" in str(sweep[0].message)
+    assert len(complaints(caplog)) == 1
+
+
+def test_what_was_left_behind_and_cannot_be_looked_for_is_looked_for_again(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In each round; and what is never found is lost to silence."""
+    sweep = left_behind(clock)
+    agent = Faulty(finishing, clock, "find", times=5)
+    agent.found = Pretended(sweep[0])
+    assert agent.drive(reopened(sweep, agent))
+    assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 1)
+    assert len(agent.tried) == 6
+    assert len(complaints(caplog)) == 1
+
+
+def test_a_deleted_sweep_waits_for_nothing_that_cannot_be_looked_at(clock: ManualClock) -> None:
+    agent = Faulty(obeying, clock, "look")
+    storage = MemoryStorage()
+    sweep = Sweep(Grid({"x": [1, 2]}), id="s", agent=agent, clock=clock, storage=storage, limits=Limits(max_active=2))
+    agent.while_waiting = [lambda: storage.delete("s")]
+    agent.drive(sweep)
+    assert {"end 0", "end 1", "released 1"} <= set(agent.said)
+
+
 # --- outages --------------------------------------------------------------------------------------
 
 
@@ -560,6 +747,231 @@ def test_what_executes_for_a_deleted_sweep_is_ended(clock: ManualClock) -> None:
     assert agent.said[-2:] == ["end 0", "released 0"]
 
 
+# --- what every further run would fail for --------------------------------------------------------
+
+
+class Breaking:
+    """A search that breaks at a point, until it is repaired."""
+
+    size = None
+    broken = True
+
+    def propose(self, index: int, _history: History, /) -> dict[str, int]:
+        if index >= 2 and self.broken:
+            raise LookupError("the model of the search is gone")
+        return {"x": index}
+
+
+def breaking(agent: Pretending, **limits: float) -> tuple[Sweep, Breaking]:
+    search = Breaking()
+    bounds = Limits(**{"max_active": 3, "run_cap": 4, **limits})  # type: ignore[arg-type]
+    return Sweep(search, id="s", agent=agent, clock=agent.clock, limits=bounds), search
+
+
+def test_a_search_that_fails_is_raised_when_what_executes_has_ended(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is looked after meanwhile, and nothing is begun; called again, it goes on."""
+    agent = Pretending(lambda e: (lambda run: run.finish()) if clock() > start + 500 else None, clock)
+    start = clock()
+    sweep, search = breaking(agent, heartbeat_timeout=60.0)
+    with pytest.raises(SearchError, match="the model of the search is gone"):
+        agent.drive(sweep)
+    assert clock() - start > 500
+    assert [run.status for run in sweep.runs()] == [RunStatus.FINISHED] * 2
+    assert not agent.accepting
+    assert len(complaints(caplog)) == 1  # at once, and not when all have ended
+    search.broken = False
+    assert agent.drive(sweep)
+    assert sweep.counts[RunStatus.FINISHED] == 4
+
+
+def test_a_search_that_fails_while_nothing_executes_is_raised_at_once(clock: ManualClock) -> None:
+    agent = Pretending(finishing, clock)
+    sweep, _ = breaking(agent, max_active=1)
+    with pytest.raises(SearchError):
+        agent.drive(sweep)
+    assert sweep.counts[RunStatus.FINISHED] == 2
+
+
+def test_interrupts_are_obeyed_after_a_search_has_failed(clock: ManualClock) -> None:
+    """Nobody has to wait for what executes."""
+    agent = Pretending(obeying, clock)
+    sweep, _ = breaking(agent)
+    interrupt = lambda: agent._interrupted(2, None)  # noqa: E731 - short is clearer here
+    agent.while_waiting = [lambda: None, interrupt, interrupt]
+    with pytest.raises(SearchError):
+        agent.drive(sweep)
+    assert {"ask 0", "ask 1"} <= set(agent.said)
+    assert [run.status for run in sweep.runs()] == [RunStatus.KILLED] * 2
+
+
+def test_an_end_that_all_runs_would_have_is_raised_and_no_more_are_begun(clock: ManualClock) -> None:
+    """After it is reported; what else executes is looked after until it has ended."""
+
+    def plan(execution: Pretended) -> Report | None:
+        if execution.run.index == 0:
+            execution.systematic = InvalidValue("result", "0.3 has no name")
+            return lambda run: run.fail("0.3 has no name")
+        return finishing(execution)
+
+    agent = Pretending(plan, clock)
+    sweep = sweep_of(agent, 5)
+    with pytest.raises(InvalidValue, match="has no name"):
+        agent.drive(sweep)
+    assert [run.status for run in sweep.runs()] == [RunStatus.FAILED, RunStatus.FINISHED]
+
+
+# --- counting -------------------------------------------------------------------------------------
+
+
+class Counting(Pretending):
+    """Drives until so many runs were begun, as SubprocessAgent does."""
+
+    def drive_for(self, sweep: Sweep, most: int) -> bool:
+        return self._drive_alone(sweep, signals=False, most=most)
+
+
+def test_it_leaves_when_it_has_begun_so_many_and_they_have_ended(clock: ManualClock) -> None:
+    """Another drive counts afresh."""
+    agent = Counting(finishing, clock)
+    sweep = sweep_of(agent, 5, max_active=4)
+    assert not agent.drive_for(sweep, 3)
+    assert [run.status for run in sweep.runs()] == [RunStatus.FINISHED] * 3
+    assert (agent.begun, agent.accepting, sweep.status) == (3, False, SweepStatus.RUNNING)
+    assert agent.drive_for(sweep, 3)
+    assert agent.begun == 2
+
+
+def test_what_is_tried_again_counts_again(clock: ManualClock) -> None:
+    """As a worker counts what it executes; what could not be prepared does not count."""
+    agent = Counting(lambda _: lambda run: run.crash("again"), clock)
+    sweep = sweep_of(agent, 5, max_active=1)
+    agent.prepare_error = OSError("not yet")
+    sweep.set_limits(retries={RunStatus.CRASHED: 9})
+    agent.while_waiting = [lambda: setattr(agent, "prepare_error", None)]
+    assert not agent.drive_for(sweep, 3)
+    assert (sweep[0].attempt, sweep[0].status) == (4, RunStatus.PENDING)
+
+
+def test_two_threads_that_begin_at_once_begin_no_more_than_so_many(clock: ManualClock) -> None:
+    """By handles of their own, whose orders are not delivered one after the other."""
+    meeting = threading.Barrier(2)
+
+    class Meeting(Counting):
+        def _prepare(self, run: Run) -> str:
+            if run.index == 0:
+                meeting.wait(60)  # it is about to begin
+                meeting.wait(60)
+            return super()._prepare(run)
+
+    agent = Meeting(lambda _: None, clock)
+    agent._most = 1
+    storage = MemoryStorage()
+    bare = Sweep(Grid({"x": [1, 2]}), id="s", storage=storage, clock=clock)
+    runs = [bare.next_run("pretending"), bare.next_run("pretending")]
+    orders = [Start(run) for run in runs if isinstance(run, Run)]
+    thread = threading.Thread(target=agent.start, args=(orders[0],))
+    thread.start()
+    meeting.wait(60)
+    agent.start(orders[1])
+    meeting.wait(60)
+    thread.join(60)
+    assert [text for text in agent.said if text.startswith("launch")] == ["launch 0.1"]
+    assert (bare[1].status, bare[1].state.held) == (RunStatus.PENDING, False)
+
+
+# --- leaving --------------------------------------------------------------------------------------
+
+
+def executing(clock: ManualClock, plan: Plan = obeying, **limits: float) -> tuple[Pretending, Sweep, Away]:
+    """Return an agent that has two executions of a sweep, and whose storage is away."""
+    agent, storage = Pretending(plan, clock, patience=10.0), Away()
+    search = Grid({"x": list(range(4))})
+    bounds = Limits(**{"max_active": 2, **limits})  # type: ignore[arg-type]
+    sweep = Sweep(search, id="s", agent=agent, clock=clock, storage=storage, limits=bounds)
+    sweep.tick()
+    storage.away = True
+    return agent, sweep, storage
+
+
+def test_who_leaves_asks_and_ends_what_executes_though_the_storage_is_away(clock: ManualClock) -> None:
+    """The one that does not end by itself after its grace; that is reported when the agent is driven again."""
+    stubborn = lambda e: obeying(e) if e.run.index == 0 or e.ended else None  # noqa: E731 - short is clearer here
+    agent, sweep, storage = executing(clock, stubborn, stop_grace=30.0)
+    with pytest.raises(StorageError):
+        agent.drive(sweep)
+    began = clock()
+    assert agent.terminate()
+    assert 30 <= clock() - began < 33
+    assert [text for text in agent.said if text.startswith(("ask", "end"))] == ["ask 0", "ask 1", "end 1"]
+    assert not agent.accepting
+    storage.away = False
+    agent.plan = finishing
+    assert agent.drive(sweep)
+    statuses = [run.status for run in sweep.runs()]
+    assert statuses == [RunStatus.FAILED, RunStatus.CRASHED, RunStatus.FINISHED, RunStatus.FINISHED]
+
+
+def test_who_leaves_reports_ends_if_the_storage_takes_them_and_begins_nothing(clock: ManualClock) -> None:
+    agent, sweep, storage = executing(clock)
+    storage.away = False
+    assert agent.terminate()
+    assert [(run.status, run.state.lease) for run in sweep.runs()] == [(RunStatus.FAILED, None)] * 2
+    assert sum(text.startswith("released") for text in agent.said) == 2
+
+
+def test_who_leaves_does_not_wait_for_what_cannot_be_ended(clock: ManualClock) -> None:
+    agent, _, _ = executing(clock, lambda _: None, stop_grace=5.0)
+    began = clock()
+    assert not agent.terminate()
+    assert 15 <= clock() - began < 20
+    assert {"end 0", "end 1"} <= set(agent.said)
+
+
+def test_an_interrupt_means_that_the_grace_is_over(clock: ManualClock) -> None:
+    agent, _, _ = executing(clock, lambda e: obeying(e) if e.ended else None, stop_grace=500.0)
+    agent.while_waiting = [lambda: agent._interrupted(2, None)]
+    began = clock()
+    assert agent.terminate()
+    assert clock() - began < 5
+
+
+def test_who_leaves_is_stopped_by_no_hook_that_raises(clock: ManualClock) -> None:
+    """Nor by one that has something to report, and no storage."""
+    agent, _, _ = executing(clock, stop_grace=5.0)
+
+    def plan(execution: Pretended) -> Report | None:
+        if execution.run.index == 0:
+            raise RuntimeError("cannot look")
+        execution.run.report(loss=1.0)
+        return None
+
+    agent.plan = plan
+    assert not agent.terminate()
+    assert {"ask 0", "ask 1", "end 0", "end 1"} <= set(agent.said)
+
+
+def test_nobody_leaves_in_the_middle_of_a_drive(clock: ManualClock) -> None:
+    """Of another thread, that is."""
+    agent = Pretending(finishing, clock)
+    sweep = sweep_of(agent, 1)
+    errors: list[InvalidValue] = []
+
+    def leave() -> None:
+        with pytest.raises(InvalidValue, match="being driven already") as caught:
+            agent.terminate()
+        errors.append(caught.value)
+
+    agent.while_waiting = [leave]
+    assert agent.drive(sweep)
+    assert [error.field for error in errors] == ["terminate"]
+
+
+def test_with_nothing_that_executes_there_is_nothing_to_leave(clock: ManualClock) -> None:
+    assert Pretending(finishing, clock).terminate()
+
+
 # --- recovery -------------------------------------------------------------------------------------
 
 
@@ -593,6 +1005,38 @@ def test_what_is_found_executing_is_gone_on_with(clock: ManualClock) -> None:
     agent.found = Pretended(sweep[0])
     agent.drive(reopened(sweep, agent))
     assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 1)
+
+
+def test_an_orphan_that_two_threads_come_to_at_once_is_found_once(clock: ManualClock) -> None:
+    """An order to kill it, in whatever thread, while the drive looks for it: one of them has it, or what it holds
+    would be held twice and given back once.
+    """
+    sweep = left_behind(clock)
+    meeting = threading.Barrier(2)
+
+    class Slow(Pretending):
+        finds = 0
+
+        def _find(self, run: Run) -> Pretended | Trace:
+            found = Pretended(run)
+            self.finds += 1
+            if self.finds == 1:
+                meeting.wait(60)  # it has been found, and is not known yet
+                meeting.wait(60)
+            return found
+
+    agent = Slow(obeying, clock)
+    thread = threading.Thread(target=agent.drive, args=(reopened(sweep, agent),))
+    thread.start()
+    meeting.wait(60)
+    run = Sweep.open("s", storage=sweep.storage, clock=clock)[0]
+    run.kill()
+    agent.kill(Kill(run))
+    meeting.wait(60)
+    thread.join(60)
+    assert agent.finds == 1
+    assert "end 0" in agent.said  # the order came again
+    assert (run.refresh().status, run.state.lease) == (RunStatus.KILLED, None)
 
 
 def test_what_nobody_knows_of_is_left_to_silence(clock: ManualClock) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -24,6 +25,7 @@ from sweepstate import (
     Grid,
     InvalidValue,
     Limits,
+    MemoryStorage,
     Objective,
     Random,
     Run,
@@ -171,11 +173,11 @@ def dying_beside(config: Mapping[str, Any]) -> float:
     return 1.0
 
 
-def until_stopped(run: Run) -> float:
+def until_stopped(run: Run) -> dict[str, float]:
     (Path(str(run.config["place"])) / f"began.{run.index}").touch()
     while not run.should_stop:
         time.sleep(0.01)
-    return 1.0
+    return {"loss": 1.0}
 
 
 def finishing_by_itself(run: Run) -> None:
@@ -285,16 +287,64 @@ def test_of_an_orchestrator_that_is_gone_no_thread_executes(threads: ThreadPoolE
     """So its runs are told at once, and not after minutes of silence."""
     agent = ExecutorAgent(threads, doubled)
     sweep = sweep_of(agent, 1, retries={RunStatus.CRASHED: 1})
-    run = Sweep.open("s", storage=sweep.storage).next_run("executor")
+    run = Sweep.open("s", storage=sweep.storage).next_run(agent.name)
     assert isinstance(run, Run)
     process = get_context("spawn").Process(target=int)
     process.start()
     process.join()
-    import socket  # noqa: PLC0415 - for this one name
-
     run.start(f"{socket.gethostname()}:{process.pid}:abcd", heartbeats=True)
     agent.drive(sweep)
     assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 2)
+
+
+def one(_: object) -> float:
+    """Return what has no name without an objective."""
+    return 1.0
+
+
+def check_no_objective(agent: ExecutorAgent, storage: Storage | None = None) -> None:
+    sweep = Sweep(Grid({"x": list(range(50))}), storage=storage, agent=agent, limits=Limits(max_active=2))
+    with pytest.raises(InvalidValue, match="give the sweep an objective"):
+        agent.drive(sweep)
+    runs = list(sweep.refresh().runs())
+    assert len(runs) < 10
+    assert {run.status for run in runs} == {RunStatus.FAILED}
+    assert "has no name" in str(runs[0].message)
+
+
+@pytest.mark.parametrize("gives", ["run", "config"])
+def test_a_number_without_an_objective_is_raised_as_every_run_would_fail(
+    threads: ThreadPoolExecutor, gives: Literal["run", "config"]
+) -> None:
+    """As ``work`` and ``execute`` do; after it is reported, and nothing else is begun."""
+    check_no_objective(ExecutorAgent(threads, one, gives=gives))
+
+
+@pytest.mark.parametrize("gives", ["run", "config"])
+def test_a_number_without_an_objective_is_known_of_other_processes_too(
+    processes: ProcessPoolExecutor, shared: SQLiteStorage, gives: Literal["run", "config"]
+) -> None:
+    """Also if they report their own end."""
+    check_no_objective(ExecutorAgent(processes, one, gives=gives), shared)
+
+
+def test_the_name_is_one_of_this_machine_and_the_same_after_a_restart(threads: ThreadPoolExecutor) -> None:
+    """So agents of two machines take no orders of each other, and one that comes back finds its own."""
+    names = {ExecutorAgent(threads, doubled).name for _ in range(2)}
+    assert names == {f"executor@{socket.gethostname()}"}
+    assert ExecutorAgent(threads, doubled, name="gpu-7").name == "gpu-7"
+
+
+def test_two_agents_of_one_name_at_once_execute_each_run_once(threads: ThreadPoolExecutor) -> None:
+    """Which nobody should do: what one has begun, the other leaves alone, and does not take for left behind."""
+    storage = MemoryStorage()
+    first = ExecutorAgent(threads, doubled)
+    sweep = sweep_of(first, 40, storage)
+    second = ExecutorAgent(threads, doubled)
+    other = driven(second, Sweep.open("s", storage=storage, agent=second))
+    first.drive(sweep)
+    joined(other)
+    assert [(run.status, run.attempt) for run in sweep.runs()] == [(RunStatus.FINISHED, 1)] * 40
 
 
 def test_an_executor_that_was_shut_down_ends_no_runs() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -211,6 +212,37 @@ def test_an_order_to_kill_an_orphan_ends_it(stage: Stage, dead: Identity) -> Non
         return run.refresh().state.lease is None
 
     until(over)
+
+
+def test_slots_of_an_orphan_that_two_threads_find_at_once_are_not_lost(
+    stage: Stage, dead: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second finds none that are free; if it took the place of the first, nobody would give these back."""
+    run = begun_by(stage, name_of(dead))
+    run.kill()
+    left = [os.getpid()]  # what is found of it, until the test says that it is gone
+    meeting = threading.Barrier(2)
+
+    def end(_: Orphan) -> list[int]:
+        if threading.current_thread() is finder:
+            meeting.wait(PATIENCE)  # it has been found, and its slots are not reserved yet
+            meeting.wait(PATIENCE)
+        return left[:]
+
+    monkeypatch.setattr(Orphan, "end", end)
+    slots = Slots([0, 1])
+    agent = stage.agent(name="orchestrator", slots=slots)
+    agent._workdir.place("s", 0, 1).write_record(Record(run.token, ("1",), None))
+    finder = threading.Thread(target=agent.kill, args=(Kill(run),))
+    finder.start()
+    meeting.wait(PATIENCE)
+    agent.kill(Kill(run))
+    meeting.wait(PATIENCE)
+    finder.join(PATIENCE)
+    assert slots.free == 1
+    left.clear()
+    agent._look_after_all()
+    assert (slots.free, run.refresh().state.lease) == (2, None)
 
 
 def test_what_an_orchestrator_that_lives_executes_is_left_alone(

@@ -22,6 +22,7 @@ import pytest
 from sweepstate import (
     Cause,
     Grid,
+    Limits,
     MemoryStorage,
     Objective,
     Run,
@@ -443,6 +444,26 @@ class Away(MemoryStorage):
         if self.away:
             raise StorageError("away")
         return super().sweep(sweep_id)
+
+
+def test_who_leaves_in_an_outage_leaves_no_program_behind(stage: Stage) -> None:
+    """One ends when it is asked, with metrics that nobody takes; one ignores it, with grandchildren, and is killed."""
+    storage = Away()
+    agent = stage.agent(poll=0.02, patience=0.0)
+    search = Grid({"do": ["talk", "have_grandchildren", "ignore_sigterm"], "finish": [True]})
+    sweep = Sweep(search, id="s", agent=agent, storage=storage, limits=Limits(max_active=3, stop_grace=0.5))
+    sweep.tick()
+    stage.wait_ready(0, 1, 2)
+    storage.away = True
+    with pytest.raises(StorageError):
+        agent.drive(sweep)
+    assert len(stage.executing()) >= 3
+    assert agent.terminate()
+    assert stage.executing() == []
+    storage.away = False
+    sweep.stop()
+    assert agent.drive(sweep)
+    assert {run.status for run in sweep.runs()} == {RunStatus.CRASHED}
 
 
 def test_an_outage_of_the_storage_loses_neither_metrics_nor_the_end(stage: Stage) -> None:

@@ -41,6 +41,14 @@ def test_what_cannot_be_used_is_refused_when_it_is_given(arguments: dict[str, An
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize("count", [0, -1, 1.5, "all"])
+def test_what_is_no_count_is_refused(count: Any) -> None:
+    agent = SubprocessAgent(["train"])
+    with pytest.raises(InvalidValue) as caught:
+        agent.drive(Sweep(Grid({"x": [1]}), agent=agent), count=count)
+    assert caught.value.field == "count"
+
+
 def test_it_makes_nothing_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No directory, and no name that changes."""
     monkeypatch.chdir(tmp_path)

@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from sweepstate import SQLiteStorage
+from sweepstate import Limits, RunStatus, SQLiteStorage, Sweep
+from sweepstate.hooks import History
+from tests.agents.processes import PROGRAM, Stage, until
 from tests.support.sqlite import new_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +94,109 @@ def test_a_pipe_that_is_closed_in_the_middle_is_none_either(environment: dict[st
         assert json.loads(process.stdout.readline())["id"] == "s000"
         process.stdout.close()
         assert ended(process) == (141, "")
+
+
+# --- an agent that cannot go on -------------------------------------------------------------------
+
+#: The command line, with a storage that does not answer while there is a file, and an agent that has no patience.
+OUTAGE = """
+import sys
+from pathlib import Path
+from sweepstate import SQLiteStorage, StorageError
+from sweepstate.agent.subprocess import SubprocessAgent
+from sweepstate.cli import main
+
+def outage(method):
+    def called(*args, **kwargs):
+        if Path(sys.argv[1]).exists():
+            raise StorageError("the storage is away, on purpose")
+        return method(*args, **kwargs)
+    return called
+
+for name in ("sweep", "runs", "commit", "beat"):
+    setattr(SQLiteStorage, name, outage(getattr(SQLiteStorage, name)))
+SubprocessAgent.__init__.__kwdefaults__.update(patience=0.1, poll=0.05)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+class Once:
+    """A search that knows two points, has no plain form, and so cannot be asked by the command line."""
+
+    size = 2
+
+    def propose(self, index: int, _history: History, /) -> dict[str, int]:
+        return {"x": index}
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """Whatever a test starts is gone after it."""
+    stage = Stage(tmp_path)
+    yield stage
+    assert stage.clear() == []
+
+
+@contextmanager
+def agent_of(
+    stage: Stage, do: str, *options: str, command: Sequence[str] = COMMAND
+) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Start an agent of the sweep "s"; give also the file of what it complains of."""
+    words = ["agent", "s", "--workdir", str(stage.path / "runs"), *options, "--", sys.executable, PROGRAM, do]
+    environment = {**os.environ, **stage.env, "SWEEPSTATE_STORAGE": str(stage.path / "s.db")}
+    errors = stage.path / "errors"
+    with errors.open("w") as file:
+        process = subprocess.Popen([*command, *words], env=environment, stderr=file, text=True)
+    try:
+        yield process, errors
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_an_agent_whose_search_fails_waits_for_its_runs_and_exits_1(stage: Stage) -> None:
+    """They are looked after until they have ended, and reported."""
+    with SQLiteStorage(stage.path / "s.db", synchronous="NORMAL") as storage:
+        sweep = Sweep(Once(), id="s", storage=storage, limits=Limits(max_active=2))
+        run = sweep.next_run("somebody")
+        assert run
+        run.release()
+        with agent_of(stage, "wait_to_be_let_go") as (process, errors):
+            until((stage.place(0, 2) / "ready").exists)
+            until(lambda: "no more runs are begun, executing still: 1" in errors.read_text())
+            assert process.poll() is None
+            (stage.place(0, 2) / "go").touch()
+            assert process.wait(PATIENCE) == 1
+        assert "sweepstate: sweep 's': a new run needs the search" in errors.read_text()
+        assert [run.status for run in sweep.runs()] == [RunStatus.FINISHED]
+
+
+def test_an_agent_whose_storage_stays_away_ends_its_programs_and_exits_1(stage: Stage) -> None:
+    """Whatever they do about it; the next agent of its name finds that they are gone."""
+    away = stage.path / "away"
+    with SQLiteStorage(stage.path / "s.db", synchronous="NORMAL") as storage:
+        sweep = new_sweep(storage, points=2, max_active=2, stop_grace=0.2)
+        with agent_of(stage, "ignore_sigterm", command=[sys.executable, "-c", OUTAGE, str(away)]) as (process, errors):
+            stage.wait_ready(0, 1)
+            away.touch()
+            assert process.wait(PATIENCE) == 1
+            assert stage.executing() == []
+        assert "sweepstate: the storage is away, on purpose" in errors.read_text()
+        assert [run.status for run in sweep.runs()] == [RunStatus.RUNNING] * 2
+        with agent_of(stage, "once") as (process, _):
+            assert process.wait(PATIENCE) == 0
+        assert [run.status for run in sweep.runs()] == [RunStatus.CRASHED] * 2
+
+
+def test_an_agent_leaves_after_so_many_runs_each_with_its_slot(stage: Stage) -> None:
+    """The sweep need not bound how many execute at once, as the slots do."""
+    with SQLiteStorage(stage.path / "s.db", synchronous="NORMAL") as storage:
+        sweep = new_sweep(storage, points=9)
+        with agent_of(stage, "show_surroundings", "--count", "3", "--slots", "5,6") as (process, _):
+            assert process.wait(PATIENCE) == 0
+        assert [run.status for run in sweep.runs()] == [RunStatus.FINISHED] * 3
+    shown = [json.loads((stage.place(index) / "shown.json").read_text())["env"] for index in range(3)]
+    assert {env["CUDA_VISIBLE_DEVICES"] for env in shown} <= {"5", "6"}
 
 
 def read_until(terminal: int, word: bytes) -> bytes:

@@ -29,11 +29,10 @@ class FailureWithoutReason(PretendingAgent):
 class AFailureEndsTheLoop(PretendingAgent):
     """An exception of a run is raised in what drives the others (optuna#5470)."""
 
-    def _say(self, process: Process, run: Run) -> object:
-        said = super()._say(process, run)
-        if process.error is not None:
-            raise process.error
-        return said
+    def _conclude(self, key: Key, execution: Running) -> None:
+        super()._conclude(key, execution)
+        if execution.process.error is not None:
+            raise execution.process.error
 
 
 @fault("test_a_crash_is_a_crash")
@@ -108,9 +107,9 @@ class KeepsTheOldProcess(PretendingAgent):
 
     def __init__(self) -> None:
         super().__init__()
-        self._begun: set[tuple[str, int]] = set()
+        self._known: set[tuple[str, int]] = set()
 
     def _start(self, key: Key, run: Run) -> None:
-        if key[:2] not in self._begun:
-            self._begun.add((key[0], key[1]))
+        if key[:2] not in self._known:
+            self._known.add((key[0], key[1]))
             super()._start(key, run)
