@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import attrs
 
 from ..core.decide import End
+from ..core.errors import InvalidValue
 from ..core.lifecycle import Exit
 from ..core.values import FrozenDict
 from ..handles.reports import describe
@@ -83,6 +84,7 @@ class News:
         metrics: what it reported last on the way.
         said: how often it has reported.
         preempting: whether it said that its machine is about to be taken away.
+        systematic: an error that every run would end with.
     """
 
     execution: str
@@ -90,6 +92,7 @@ class News:
     metrics: FrozenDict | None
     said: int
     preempting: bool
+    systematic: InvalidValue | None
 
 
 # --- the actor ------------------------------------------------------------------------------------
@@ -103,6 +106,7 @@ class _Held:
     ref: Any = None
     watch: asyncio.Future[None] | None = None
     end: End | None = None
+    systematic: InvalidValue | None = None
     asked: bool = False
     metrics: FrozenDict | None = None
     said: int = 0
@@ -157,7 +161,7 @@ class Keeper:
                     await self._changed.wait()
                 await asyncio.sleep(_GATHER)
         fresh = [
-            News(name, held.end, held.metrics, held.said, held.preempting)
+            News(name, held.end, held.metrics, held.said, held.preempting, held.systematic)
             for name, held in self._held.items()
             if held.changed > after
         ]
@@ -233,7 +237,7 @@ class Keeper:
     async def _watch(self, held: _Held) -> None:
         """Wait for the end of an execution, and keep it."""
         try:
-            end: End = await held.ref
+            end, held.systematic = await held.ref
         except Exception as error:
             end = _end_of_ray(error)
         self._conclude(held, end)

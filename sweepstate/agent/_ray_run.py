@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, Final
 
 from ..core.decide import Answer, End
+from ..core.errors import InvalidValue
 from ..core.lifecycle import Exit
 from ..core.limits import Objective
 from ..core.values import FrozenDict
@@ -132,20 +133,20 @@ def _function_of(code: bytes) -> Callable[[RayRun], object]:
     return function
 
 
-def execute(code: bytes, pickled: bytes) -> End:
-    """Execute a run, as a task; say how it ended, whatever it did.
+def execute(code: bytes, pickled: bytes) -> tuple[End, InvalidValue | None]:
+    """Execute a run, as a task; say how it ended, whatever it did, and with an error that every run would end with.
 
     Exceptions are caught here: they may not pickle, and a SystemExit would take the worker along.
     """
     try:
         run: RayRun = pickle.loads(pickled)  # noqa: S301 - the agent pickled it
-        return end_of(_function_of(code)(run), run.objective)[0]
+        return end_of(_function_of(code)(run), run.objective)
     except SystemExit as error:
-        return _end_of_exit(error)
+        return _end_of_exit(error), None
     except KeyboardInterrupt:
-        return End(Exit.INTERRUPT, "KeyboardInterrupt")
+        return End(Exit.INTERRUPT, "KeyboardInterrupt"), None
     except BaseException as error:
-        return End(Exit.ERROR, describe(error))
+        return End(Exit.ERROR, describe(error)), None
 
 
 def _end_of_exit(error: SystemExit) -> End:

@@ -101,6 +101,9 @@ class Tending(ABC, Generic[ExecutionT]):
         While this raises, the execution is sent no heartbeats, so that silence tells in the end; see the module.
         """
 
+    def _hear(self) -> None:
+        """Take in what is told of all executions at once; called before they are looked at. May raise OSError."""
+
     def _has_room(self) -> bool:
         """Return whether one more run could be begun now; until then, none is asked for."""
         return True
@@ -160,6 +163,7 @@ class Tending(ABC, Generic[ExecutionT]):
 
     def _look_after_all(self) -> None:
         """Report what has ended, and beat for what has not."""
+        self._hear()
         for key, execution in list(self._executions.items()):
             self._look_at(execution)
             if execution.report is not None:

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from ..core.errors import AgentError, Conflict, InvalidValue, SearchError, StorageError, SweepNotFound
-from ..core.values import check_seconds
+from ..core.values import check_count, check_seconds
 from ._interrupts import counted
 from ._obeying import NoRoom, Obeying, PreparedT, Trace
 from ._tending import OF_STORAGE, Execution, ExecutionT, Key, Report
@@ -71,7 +71,7 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
 
     # --- driving ----------------------------------------------------------------------------------
 
-    def drive(self, sweep: Sweep, *, signals: bool = True) -> bool:
+    def drive(self, sweep: Sweep, *, signals: bool = True, count: int | None = None) -> bool:
         """Drive a sweep until it is done: tick, keep slots filled, look after executions. Blocks.
 
         A sweep that is paused is waited for. An outage of the storage is waited out, for ``patience`` seconds;
@@ -84,21 +84,21 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
             signals: in the main thread, let Ctrl-C (SIGINT) mean: the first time, take no more runs, wait
                 for those that execute, and return; the second time, ask them to stop; the third
                 time, end them abruptly.
+            count: how many runs to execute at most, from 1; any number, if it is not given. One that is tried again
+                counts again. It returns when these have ended.
 
         Returns:
-            Whether the sweep is done: False if it was interrupted, or deleted, before.
+            Whether the sweep is done: False if it was interrupted, or deleted, or ``count`` runs have ended, before.
+            ``begun`` says how many runs were begun.
 
         Raises:
-            InvalidValue: the sweep has another agent, or it is being driven in another thread. Or an execution returned
-                a number, and the sweep has no objective to name it; nothing executes any more.
+            InvalidValue: the sweep has another agent, or it is being driven in another thread, or the count is none. Or
+                an execution returned a number, and the sweep has no objective to name it; nothing executes any more.
             SearchError: the search failed; nothing executes any more.
             StorageError: the storage was away for too long. What executes goes on, without heartbeats: call it again,
                 or ``terminate``. The same holds for whatever else is raised.
         """
-        return self._drive_alone(sweep, signals=signals)
-
-    def _drive_alone(self, sweep: Sweep, *, signals: bool, most: int | None = None) -> bool:
-        """Drive a sweep as ``drive`` says, or until so many runs were begun and have ended."""
+        most = None if count is None else check_count(count, "count", least=1)
         if sweep.agent is not self:
             remedy = "give it this one: Sweep(..., agent=agent), or Sweep.open(..., agent=agent)"
             raise InvalidValue("sweep", f"{sweep!r} has another agent, or none", remedy)
@@ -225,7 +225,7 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
         """Ask all executions to end, and end them; return when they are gone, or it makes no sense to wait."""
         executions = list(self._executions.values())
         grace_until = self._now() + max((each.run.limits.stop_grace for each in executions), default=0.0)
-        while executions := [each for each in executions if not self._is_seen_gone(each)]:
+        while executions := self._not_seen_gone(executions):
             if self._interrupts:
                 grace_until = min(grace_until, self._now())
             if self._now() >= grace_until + _FAREWELL:
@@ -237,10 +237,13 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
                         self._try_to_end(execution)
             self._wait(self._poll)
 
-    def _is_seen_gone(self, execution: ExecutionT) -> bool:
-        with suppress(*OF_STORAGE):  # to which it has something to report on the way
-            self._look_at(execution)
-        return execution.report is not None
+    def _not_seen_gone(self, executions: list[ExecutionT]) -> list[ExecutionT]:
+        with suppress(OSError):
+            self._hear()
+        for execution in executions:
+            with suppress(*OF_STORAGE):  # to which it has something to report on the way
+                self._look_at(execution)
+        return [each for each in executions if each.report is None]
 
     def _report_once(self) -> None:
         """Report what has ended; if that fails for one, the others are not tried: each could take as long."""

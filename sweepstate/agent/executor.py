@@ -198,7 +198,7 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         # Why nothing can be submitted any more.
         self._broken: str | None = None
 
-    def drive(self, sweep: Sweep, *, signals: bool = True) -> bool:
+    def drive(self, sweep: Sweep, *, signals: bool = True, count: int | None = None) -> bool:
         """Drive a sweep until it is done; see ``DrivenAgent.drive``.
 
         Returns:
@@ -213,7 +213,7 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         self._check(sweep)
         self._check_working()
         try:
-            done = super().drive(sweep, signals=signals)
+            done = super().drive(sweep, signals=signals, count=count)
         finally:
             if self._make is not None and not self._executions:
                 self._shut_down()

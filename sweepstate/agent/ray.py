@@ -15,6 +15,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
@@ -23,6 +24,7 @@ from ..core.decide import End
 from ..core.errors import IllegalTransition, InvalidValue
 from ..core.lifecycle import Exit
 from ..core.values import FrozenDict, check_flag, check_number, show
+from ._obeying import name_here
 from ._ray_keeper import RESTARTED, Abort, Ask, Begin, Forget, KeeperOrder, News, check_options
 from ._ray_line import Line
 from ._ray_run import RayRun, ray
@@ -77,7 +79,8 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
 
     Args:
         function: is given a ``RayRun``.
-        name: stable over restarts; orders are addressed to it.
+        name: stable over restarts, and different for agents that drive the same sweep at once. "ray@HOST" if it is
+            not given; give one if the driver may come back on another machine.
         num_cpus: that each run takes.
         num_gpus: that each run takes; parts of one are possible.
         resources: custom ones that each run takes.
@@ -93,7 +96,7 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         self,
         function: Callable[[RayRun], object],
         *,
-        name: str = "ray",
+        name: str | None = None,
         num_cpus: float = 1,
         num_gpus: float = 0,
         resources: Mapping[str, float] | None = None,
@@ -102,7 +105,7 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         poll: float = 1.0,
         patience: float = 600.0,
     ) -> None:
-        super().__init__(name, poll=poll, patience=patience)
+        super().__init__(name_here("ray") if name is None else name, poll=poll, patience=patience)
         if not callable(function):
             raise InvalidValue("function", f"{show(function)} cannot be called", "give a function of a run")
         if options is not None and not callable(options):
@@ -125,9 +128,14 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         self._driver: int | None = None  # the thread that drives
         self._news: Final[dict[str, News]] = {}
 
-    def drive(self, sweep: Sweep, *, signals: bool = True) -> bool:
+    def drive(self, sweep: Sweep, *, signals: bool = True, count: int | None = None) -> bool:
         """Drive a sweep until it is done; see ``DrivenAgent.drive``. Leaves the cluster if nothing executes there."""
-        done = super().drive(sweep, signals=signals)
+        try:
+            done = super().drive(sweep, signals=signals, count=count)
+        except BaseException:
+            with suppress(OSError):
+                self._leave(None)
+            raise
         self._leave(sweep.id)
         return done
 
@@ -178,25 +186,37 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         self._say(Forget(name))
         self._news.pop(name, None)
 
-    def _look_after_all(self) -> None:
+    def _hear(self) -> None:
         if self._line is not None:
             for news in self._line.hear():
                 self._news[news.execution] = news
-        super()._look_after_all()
 
     def _look(self, execution: RayExecution) -> Report | None:
         run, line = execution.run, self._connect()
         news = self._news.get(_name(run))
         if news is not None and news.end is not None:
-            self._pass_on(execution, news)
-            return _report_of(news.end)
+            execution.systematic = news.systematic
+            return partial(self._report, execution, news, news.end)
         if execution.doubts != line.doubts:
             if not line.find(_name(run)):
-                return _report_of(End(Exit.SIGNAL, RESTARTED))
+                return lambda run: run.crash(RESTARTED)
             execution.doubts = line.doubts
         if news is not None:
             self._pass_on(execution, news)
         return None
+
+    def _report(self, execution: RayExecution, news: News, end: End, run: Run) -> object:
+        self._pass_on(execution, news)
+        text = end.message or ""
+        match end.how:
+            case Exit.SUCCESS:
+                return run.finish(end.metrics)
+            case Exit.ERROR:
+                return run.fail(text, exit_code=end.exit_code)
+            case Exit.INTERRUPT:
+                return run.interrupt(text)
+            case _:
+                return run.crash(text)
 
     def _pass_on(self, execution: RayExecution, news: News) -> None:
         """Commit what an execution has said on the way."""
@@ -256,19 +276,6 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
 def _name(run: Run) -> str:
     """Return what names the execution of a run whose start is reported."""
     return run.execution or ""
-
-
-def _report_of(end: End) -> Report:
-    text = end.message or ""
-    match end.how:
-        case Exit.SUCCESS:
-            return lambda run: run.finish(end.metrics)
-        case Exit.ERROR:
-            return lambda run: run.fail(text, exit_code=end.exit_code)
-        case Exit.INTERRUPT:
-            return lambda run: run.interrupt(text)
-        case _:
-            return lambda run: run.crash(text)
 
 
 def _check(field: str, options: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ..core.errors import IllegalTransition, InvalidValue
-from ..core.values import check_collection, check_count, check_text, show
+from ..core.values import check_collection, check_text, show
 from ._attempts import Workdir
 from ._channel import Channel
 from ._command import Command, to_json
@@ -34,7 +34,6 @@ from .slots import Slots
 
 if TYPE_CHECKING:
     from ..run import Run
-    from ..sweep import Sweep
 
 __all__ = ["Slots", "SubprocessAgent"]
 
@@ -128,25 +127,6 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         self._waiter: Final = Waiter(self._wake.set)
         # Tells this agent from any other of the same name, also within this process.
         self._nonce: Final = secrets.token_hex(8)
-
-    def drive(self, sweep: Sweep, *, signals: bool = True, count: int | None = None) -> bool:
-        """Drive a sweep until it is done, or until so many runs were executed; see ``DrivenAgent.drive``.
-
-        Args:
-            sweep: one that this agent is attached to.
-            signals: whether Ctrl-C is taken in three steps, in the main thread.
-            count: how many runs to execute at most, from 1; any number, if it is not given. One that is tried again
-                counts again. It returns when these have ended.
-
-        Returns:
-            Whether the sweep is done. ``begun`` says how many runs were begun.
-
-        Raises:
-            InvalidValue: as there; or the count is none.
-            SearchError, StorageError: as there.
-        """
-        most = None if count is None else check_count(count, "count", least=1)
-        return self._drive_alone(sweep, signals=signals, most=most)
 
     # --- beginning --------------------------------------------------------------------------------
 

@@ -825,32 +825,25 @@ def test_an_end_that_all_runs_would_have_is_raised_and_no_more_are_begun(clock: 
 # --- counting -------------------------------------------------------------------------------------
 
 
-class Counting(Pretending):
-    """Drives until so many runs were begun, as SubprocessAgent does."""
-
-    def drive_for(self, sweep: Sweep, most: int) -> bool:
-        return self._drive_alone(sweep, signals=False, most=most)
-
-
 def test_it_leaves_when_it_has_begun_so_many_and_they_have_ended(clock: ManualClock) -> None:
     """Another drive counts afresh."""
-    agent = Counting(finishing, clock)
+    agent = Pretending(finishing, clock)
     sweep = sweep_of(agent, 5, max_active=4)
-    assert not agent.drive_for(sweep, 3)
+    assert not agent.drive(sweep, signals=False, count=3)
     assert [run.status for run in sweep.runs()] == [RunStatus.FINISHED] * 3
     assert (agent.begun, agent.accepting, sweep.status) == (3, False, SweepStatus.RUNNING)
-    assert agent.drive_for(sweep, 3)
+    assert agent.drive(sweep, signals=False, count=3)
     assert agent.begun == 2
 
 
 def test_what_is_tried_again_counts_again(clock: ManualClock) -> None:
     """As a worker counts what it executes; what could not be prepared does not count."""
-    agent = Counting(lambda _: lambda run: run.crash("again"), clock)
+    agent = Pretending(lambda _: lambda run: run.crash("again"), clock)
     sweep = sweep_of(agent, 5, max_active=1)
     agent.prepare_error = OSError("not yet")
     sweep.set_limits(retries={RunStatus.CRASHED: 9})
     agent.while_waiting = [lambda: setattr(agent, "prepare_error", None)]
-    assert not agent.drive_for(sweep, 3)
+    assert not agent.drive(sweep, signals=False, count=3)
     assert (sweep[0].attempt, sweep[0].status) == (4, RunStatus.PENDING)
 
 
@@ -858,7 +851,7 @@ def test_two_threads_that_begin_at_once_begin_no_more_than_so_many(clock: Manual
     """By handles of their own, whose orders are not delivered one after the other."""
     meeting = threading.Barrier(2)
 
-    class Meeting(Counting):
+    class Meeting(Pretending):
         def _prepare(self, run: Run) -> str:
             if run.index == 0:
                 meeting.wait(60)  # it is about to begin

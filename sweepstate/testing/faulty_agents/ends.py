@@ -92,9 +92,9 @@ class NeverBeats(PretendingAgent):
 class ReportsForTheNewestAttempt(PretendingAgent):
     """An end is reported by the run's number, for whichever attempt it has by then (airflow#52754)."""
 
-    def drive(self, sweep: Sweep, *, signals: bool = True) -> bool:
+    def drive(self, sweep: Sweep, *, signals: bool = True, count: int | None = None) -> bool:
         self._sweep = sweep
-        return super().drive(sweep, signals=signals)
+        return super().drive(sweep, signals=signals, count=count)
 
     def _conclude(self, key: Key, execution: Running) -> None:
         execution.run = self._sweep[execution.run.index]

@@ -57,9 +57,9 @@ class NeverSaysThatNothingBegan(PretendingAgent):
 class BeginsOnlyWhatItSawCreated(PretendingAgent):
     """What is to be started is kept in memory, and forgotten with its process (ray#12347)."""
 
-    def drive(self, sweep: Sweep, *, signals: bool = True) -> bool:
+    def drive(self, sweep: Sweep, *, signals: bool = True, count: int | None = None) -> bool:
         self._known = sweep.refresh().state.created
-        return super().drive(sweep, signals=signals)
+        return super().drive(sweep, signals=signals, count=count)
 
     def start(self, order: Start) -> None:
         if order.index >= self._known:

@@ -65,6 +65,12 @@ def pids(notes: Path) -> list[int]:
     return [int(text) for path in notes.glob("*.*") if (text := path.read_text())]
 
 
+def actors() -> list[str]:
+    """Return the names of all actors in the cluster."""
+    list_named_actors: Any = import_module("ray.util").list_named_actors
+    return [each["name"] for each in list_named_actors(all_namespaces=True)]
+
+
 # --- how runs end ---------------------------------------------------------------------------------
 
 
@@ -120,6 +126,41 @@ def test_every_end_is_reported_as_what_it_was() -> None:
     assert runs[1].state.exit_code == 3
     assert "worker" in str(runs[4].message).lower()
     assert sweep.done
+
+
+def test_a_number_without_an_objective_ends_the_drive_and_nothing_remains() -> None:
+    """Each run would fail for it; those that were begun are reported, and no more are."""
+    agent = RayAgent(lambda run: float(run.config["x"]), name="number")
+    sweep = Sweep(Grid({"x": list(range(20))}), agent=agent, limits=Limits(max_active=2))
+    with pytest.raises(InvalidValue, match="has no name"):
+        agent.drive(sweep)
+    assert sweep.counts[RunStatus.FAILED] == sweep.state.created <= 2
+    assert "agent:number" not in actors()
+
+
+def test_so_many_runs_as_are_counted(notes: Path) -> None:
+    """And no more; another drive goes on."""
+    (notes / "go").touch()
+    agent = RayAgent(until_told(notes), name="count")
+    sweep = sweep_of(agent, 5, max_active=2)
+    assert not agent.drive(sweep, count=3)
+    assert (sweep.counts[RunStatus.FINISHED], agent.begun) == (3, 3)
+    assert agent.drive(sweep)
+    assert sweep.counts[RunStatus.FINISHED] == 5
+
+
+def test_what_executes_can_be_ended_without_the_storage(notes: Path) -> None:
+    """By who leaves for good: asked first, and ended after the grace."""
+    agent = RayAgent(until_told(notes), name="terminate", interrupts=False, poll=0.1)
+    sweep = sweep_of(agent, 2, max_active=2, stop_grace=0.5)
+    sweep.tick()
+    eventually(lambda: len(pids(notes)) == 2)
+    running = pids(notes)
+    assert agent.terminate()
+    eventually(lambda: not any(alive(pid) for pid in running))
+    assert [run.status for run in sweep.runs()] == [RunStatus.CRASHED] * 2
+    assert agent.close()
+    assert "agent:terminate" not in actors()
 
 
 def test_retries_are_those_of_the_limits(notes: Path) -> None:
@@ -415,13 +456,10 @@ def test_what_another_cluster_may_be_executing_is_left_alone() -> None:
 
 def test_nothing_of_an_agent_remains_in_the_cluster() -> None:
     """Its actor is ended with the sweep, and made again for the next one."""
-    list_named_actors: Any = import_module("ray.util").list_named_actors
-
     agent = RayAgent(lambda _: {"loss": 1.0}, name="remains")
     for _ in range(2):
         agent.drive(sweep_of(agent, 2))
-        names = [each["name"] for each in list_named_actors(all_namespaces=True)]
-        assert "agent:remains" not in names
+        assert "agent:remains" not in actors()
     assert agent.close()
 
 
