@@ -14,7 +14,7 @@ from sweepstate.core.decide import Answer, End, decide
 from sweepstate.core.errors import InvalidValue, RunNotFound
 from sweepstate.core.events import LateReport, LeaseEnded, OrderKind
 from sweepstate.core.lifecycle import Exit
-from sweepstate.core.questions import ByIndex, Due, Leased, Proposal, Question
+from sweepstate.core.questions import ByIndex, Due, InStatus, Leased, Proposal, Question
 from sweepstate.core.state import Backlog, Lease, RunState, SweepState
 from sweepstate.core.values import EMPTY, FrozenDict, check_flag, freeze
 from sweepstate.testing import ManualClock
@@ -136,6 +136,21 @@ def test_queries_tell_what_belongs_to_them() -> None:
     assert Leased("ada").matches(run)
     assert not Leased("bob").matches(run)
     assert not Due(9.0).matches(run)
+    ended = RunState(index=1, config=EMPTY, status=RunStatus.FAILED, status_version=5, cause=Cause.ERROR)
+    failed = InStatus(frozenset({RunStatus.FAILED}))
+    assert failed.matches(ended)
+    assert not failed.matches(run)
+    assert attrs.evolve(failed, unchanged_since=5).matches(ended)
+    assert not attrs.evolve(failed, unchanged_since=4).matches(ended)
+    withdrawn = attrs.evolve(ended, status=RunStatus.KILLED, cause=Cause.WITHDRAWN)
+    assert not failed.matches(withdrawn)
+    assert attrs.evolve(failed, withdrawn=True).matches(withdrawn)
+
+
+def test_active_runs_are_those_without_an_end() -> None:
+    """Of those that were created."""
+    state = SweepState(id="s", version=1, events=1, pending=2, running=3, finished=5, failed=7, crashed=11, killed=13)
+    assert (state.active, state.created) == (5, 41)
 
 
 def test_a_wish_tells_which_runs_it_wants() -> None:
