@@ -26,6 +26,7 @@ from .handles.checks import (
     check_request,
     check_run_index,
     check_search,
+    check_unattended,
     creation,
     id_for,
     query_of,
@@ -288,7 +289,11 @@ class Sweep(SweepHandle[tuple[Event, ...], Shell]):
 
         It returns rather than waits. A run that was yielded and never entered is given back when the
         loop is left by ``break`` or an exception.
+
+        Raises:
+            InvalidValue: the handle has an agent, which executes the runs.
         """
+        check_unattended(self.agent)
         while not isinstance(run := self._claim("worker", None, begin=True), Idle):
             try:
                 yield run
@@ -313,9 +318,11 @@ class Sweep(SweepHandle[tuple[Event, ...], Shell]):
 
         Raises:
             KeyboardInterrupt: after the run it hit was reported as KILLED.
-            InvalidValue: the function returned a number, and there is no objective to name it; or it is async.
+            InvalidValue: the function returned a number, and there is no objective to name it; or it is async; or the
+                handle has an agent, which executes the runs.
         """
         check_immediate_function(function)
+        check_unattended(self.agent)
         check_request(agent, None)
         while True:
             run = self._claim(agent, None, begin=True)

@@ -13,6 +13,8 @@ from sweepstate import (
     AsyncRun,
     AsyncSweep,
     Grid,
+    IdleReason,
+    InlineAgent,
     InvalidValue,
     MemoryStorage,
     Run,
@@ -98,6 +100,40 @@ def test_a_function_that_does_not_fit_its_loop_executes_no_more_than_one_run() -
         assert (await sweep.run(1)).status == "FINISHED"
 
     asyncio.run(execute())
+
+
+def test_a_handle_with_an_agent_executes_nothing_itself() -> None:
+    """The agent would begin runs beside the loop, on the same slots."""
+    driven = Sweep(GRID, agent=InlineAgent(lambda run: None))
+    remedy = r"sweep: has an agent, which executes its runs; drive that"
+    with pytest.raises(InvalidValue, match=remedy):
+        driven.execute(lambda run: None)
+    with pytest.raises(InvalidValue, match=remedy):
+        next(iter(driven))
+
+    async def misuse() -> None:
+        async def train(run: AsyncRun) -> None: ...
+
+        sweep = await AsyncSweep.create(GRID, agent=AsyncHooks())
+        with pytest.raises(InvalidValue, match=remedy):
+            await sweep.execute(train)
+        with pytest.raises(InvalidValue, match=remedy):
+            await anext(aiter(sweep))
+        assert sweep.state.created == 0
+
+    asyncio.run(misuse())
+    assert driven.state.created == 0
+    assert Sweep.open(driven.id, storage=driven.storage).execute(lambda run: None).reason is IdleReason.ENDED
+
+
+def test_an_agent_that_executes_at_once_takes_no_async_function() -> None:
+    """Nobody would await what it returns."""
+
+    async def train(run: AsyncRun) -> None: ...
+
+    wrong: Any = train
+    with pytest.raises(InvalidValue, match=r"function: .* must be awaited"):
+        InlineAgent(wrong)
 
 
 def test_a_storage_is_threaded_once() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..core.errors import AlreadyStarted, IllegalTransition, InvalidValue
-from ..core.values import check_text, show
+from ..core.errors import AlreadyStarted, IllegalTransition
+from ..core.values import check_text
+from ..handles.checks import check_immediate_function
 from ..hooks import Kill, Start, Stop
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class InlineAgent:
     from ``run.should_stop``, or from what ``run.report`` returns.
 
     Raises:
-        InvalidValue: the function cannot be called, or the name is no string.
+        InvalidValue: the function cannot be called, or must be awaited, or the name is no string.
 
     Args:
         function: is given the run, and returns its metrics: a mapping, or a number if the sweep has an
@@ -31,8 +32,7 @@ class InlineAgent:
     can_kill: bool = False
 
     def __init__(self, function: Callable[[Run], object], *, name: str = "inline") -> None:
-        if not callable(function):
-            raise InvalidValue("function", f"{show(function)} cannot be called", "give a function of a run")
+        check_immediate_function(function)
         self.function: Callable[[Run], object] = function
         self.name: str = check_text(name, "name", most=1_000)
 

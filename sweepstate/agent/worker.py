@@ -31,6 +31,7 @@ from ..core.decide import Idle, IdleReason
 from ..core.errors import AlreadyStarted, Conflict, IllegalTransition, InvalidValue, NotFound, StorageError
 from ..core.events import Event
 from ..core.values import check_count, check_flag, check_seconds, check_text, show
+from ..handles.checks import check_immediate_function, check_unattended
 from ._beating import Beating, Pulse
 from ._flapping import Flapping, Record
 from ._going import Going, GoingReason
@@ -149,12 +150,8 @@ def _check(sweep: object, function: object, flapping: object) -> None:
         raise InvalidValue("sweep", f"{show(sweep)} is no sweep", "give a Sweep")
     if iscoroutinefunction(getattr(sweep, "next_run", None)):
         raise InvalidValue("sweep", f"{show(sweep)} must be awaited", "use AsyncSweep.execute on an event loop")
-    if getattr(sweep, "agent", None) is not None:
-        raise InvalidValue("sweep", "has an agent, which executes its runs", "open it without one: Sweep.open(...)")
-    if not callable(function):
-        raise InvalidValue("function", f"{show(function)} cannot be called", "give a function of a run")
-    if iscoroutinefunction(function):
-        raise InvalidValue("function", f"{show(function)} must be awaited", "use AsyncSweep.execute on an event loop")
+    check_unattended(getattr(sweep, "agent", None))
+    check_immediate_function(function)
     if flapping is not None and not isinstance(flapping, Flapping):
         raise InvalidValue("flapping", f"must be a Flapping, not {show(flapping)}", "e.g. Flapping(failures=10)")
 

@@ -25,6 +25,7 @@ from ..handles.checks import (
     check_request,
     check_run_index,
     check_search,
+    check_unattended,
     creation,
     id_for,
     query_of,
@@ -317,7 +318,11 @@ class AsyncSweep(SweepHandle[Coroutine[Any, Any, tuple[Event, ...]], AsyncShell]
         It returns rather than waits. A run that was yielded and never entered is given back when the
         loop is left by ``break`` or an exception: soon, as Python then closes an async iterator when the event
         loop comes to it; at once within ``async with contextlib.aclosing(aiter(sweep)) as runs``.
+
+        Raises:
+            InvalidValue: the handle has an agent, which executes the runs.
         """
+        check_unattended(self.agent)
         while not isinstance(run := await self._claim("worker", None, begin=True), Idle):
             try:
                 yield run
@@ -345,10 +350,12 @@ class AsyncSweep(SweepHandle[Coroutine[Any, Any, tuple[Event, ...]], AsyncShell]
         Raises:
             CancelledError: after the run it hit was reported as interrupted.
             InvalidValue: the function returned a number, and there is no objective to name it; or something that
-                cannot be awaited, as it is no async function. After its run was reported as failed.
+                cannot be awaited, as it is no async function: after its run was reported as failed. Or the handle has
+                an agent, which executes the runs.
         """
         if not callable(function):
             raise InvalidValue("function", f"{show(function)} cannot be called", "give an async function of a run")
+        check_unattended(self.agent)
         check_request(agent, None)
         while True:
             run = await self._claim(agent, None, begin=True)

@@ -124,6 +124,13 @@ def check_immediate_function(function: object) -> None:
         raise InvalidValue("function", f"{show(function)} must be awaited", "use AsyncSweep.execute on an event loop")
 
 
+def check_unattended(agent: object) -> None:
+    """Refuse to execute the runs of a handle whose agent does: both would, beside each other."""
+    if agent is not None:
+        remedy = "drive that, agent.drive(sweep), or tick; or open it without one: open(...)"
+        raise InvalidValue("sweep", "has an agent, which executes its runs", remedy)
+
+
 def check_awaitable(storage: object, agent: object) -> None:
     """Refuse hooks that answer at once where they are awaited."""
     if not any_async(storage, "sweep", "runs", "commit", "events"):

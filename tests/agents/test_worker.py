@@ -1022,5 +1022,5 @@ def test_what_it_cannot_work_for_is_refused() -> None:
         assert refused.value.field == field
     with pytest.raises(InvalidValue, match=r"AsyncSweep\.execute"):
         work(sweep, anything)
-    with pytest.raises(InvalidValue, match="open it without one"):
+    with pytest.raises(InvalidValue, match="or open it without one"):
         work(Sweep(grid(1), agent=InlineAgent(lambda run: None)), lambda run: None)
