@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sweepstate import Grid, OutcomeUnknown, StorageError, Sweep, SweepTrigger, ThreadedStorage
+from sweepstate import Grid, OutcomeUnknown, StorageError, Sweep, SweepTrigger
 from sweepstate.core.decide import decide, move
-from sweepstate.hooks import AsyncStorage, Catalog, Heartbeats, Timekeeper, Turns
+from sweepstate.hooks import Catalog, Heartbeats, Timekeeper, Turns
 from sweepstate.testing import AsyncStorageContract, StorageContract, check_laws
+from tests.docs.test_docs import blocks_of
 
 DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "write-a-storage.md").read_text(encoding="utf-8")
 EXAMPLE = DOCS / "examples" / "journal_storage.py"
 sys.path.insert(0, str(EXAMPLE.parent))  # examples are scripts; a process that is spawned gets this path too
 
@@ -35,34 +37,15 @@ def full_disk(path: Path, room: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-class TestJournalStorage(StorageContract):
-    """On a file, from several threads and processes; a change is one write."""
-
-    shared = True
-    durable = True
-
-    @pytest.fixture
-    def storage(self, tmp_path: Path) -> JournalStorage:
-        return JournalStorage(tmp_path / "sweeps.journal")
-
-    def reopen(self, storage: Any) -> JournalStorage:
-        return JournalStorage(storage.path)
-
-    @contextmanager
-    def sabotage(self, storage: Any, n: int) -> Iterator[None]:
-        with full_disk(storage.path, 10 if n == 1 else 1_000_000):
-            yield
-
-
-class TestThreadedJournal(AsyncStorageContract):
-    """On an event loop."""
-
-    shared = True
-    durable = True
-
-    @pytest.fixture
-    def async_storage(self, tmp_path: Path) -> Callable[[], AsyncStorage]:
-        return lambda: ThreadedStorage(JournalStorage(tmp_path / "sweeps.journal"))
+#: What the page proves it by, as it stands there: on a file, from several threads and processes, on a full disk, and on
+#: an event loop.
+NAMES: dict[str, Any] = {"__name__": __name__, "JournalStorage": JournalStorage}
+for block in blocks_of(PAGE):
+    if "StorageContract)" in block.code or "(TestJournalStorage)" in block.code:
+        exec(compile(block.code, "write-a-storage.md", "exec", dont_inherit=True), NAMES)
+# It is the first class, and on a full disk.
+TestJournalStorage: type[StorageContract] = NAMES["TestJournalStorageOnAFullDisk"]
+TestThreadedJournal: type[AsyncStorageContract] = NAMES["TestThreadedJournal"]
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -71,8 +54,7 @@ class TestThreadedJournal(AsyncStorageContract):
 def test_it_is_as_short_as_the_page_says_and_stands_on_it() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 120
-    page = (DOCS / "write-a-storage.md").read_text(encoding="utf-8")
-    assert f"```python\n{text}```\n" in page, "docs/write-a-storage.md shows another text than the example has"
+    assert f"```python\n{text}```\n" in PAGE, "docs/write-a-storage.md shows another text than the example has"
 
 
 def test_it_can_do_what_the_page_says(tmp_path: Path) -> None:
