@@ -28,6 +28,7 @@ from ._command import Command, to_json
 from ._executions import CONTEXT, TOKEN, Child, Orphan, Prepared, Supervised, context, launch
 from ._obeying import name_here
 from ._processes import Identity, check_platform, machine
+from ._room import has_room
 from ._waiter import Waiter
 from .driving import DrivenAgent, NoRoom, Report, Trace
 from .slots import Slots
@@ -133,8 +134,7 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
     def _has_room(self) -> bool:
         if self._slots is not None:
             return self._slots.available
-        executions = list(self._executions.values())
-        return len(executions) < self._cpus or all(each.run.limits.max_active is not None for each in executions)
+        return has_room(list(self._executions.values()), self._cpus)
 
     def _prepare(self, run: Run) -> Prepared:
         place = self._workdir.place(run.sweep_id, run.index, run.attempt)
