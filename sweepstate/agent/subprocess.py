@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from ..core.errors import IllegalTransition, InvalidValue
 from ..core.values import check_collection, check_text, show
-from ._attempts import Workdir
 from ._channel import Channel
 from ._command import Command, to_json
-from ._executions import CONTEXT, TOKEN, Child, Orphan, Prepared, Supervised, context, launch
 from ._obeying import name_here
 from ._processes import Identity, check_platform, machine
+from ._programs import CONTEXT, TOKEN, Child, Orphan, Prepared, Supervised, context, launch
 from ._room import has_room
-from ._waiter import Waiter
+from ._watcher import Watcher
+from ._workdir import Workdir
 from .driving import DrivenAgent, NoRoom, Report, Trace
 from .slots import Slots
 
@@ -125,7 +125,7 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         self._forward: Final = frozenset(_check_signal(number) for number in check_collection(forward, "forward"))
         self._to_forward: Final[deque[int]] = deque()
         self._cpus: Final = len(os.sched_getaffinity(0))
-        self._waiter: Final = Waiter(self._wake.set)
+        self._watcher: Final = Watcher(self._wake.set)
         # Tells this agent from any other of the same name, also within this process.
         self._nonce: Final = secrets.token_hex(8)
 
@@ -181,8 +181,8 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         except BaseException:
             place.remove_record()
             raise
-        self._waiter.watch_process(group.pid)
-        self._waiter.watch_channel(prepared.channel)
+        self._watcher.watch_process(group.pid)
+        self._watcher.watch_channel(prepared.channel)
         return Child(run, place, prepared.slots, group, prepared.channel, before)
 
     # --- ending -----------------------------------------------------------------------------------
@@ -263,11 +263,11 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
             if pid not in execution.watched:
                 execution.watched.add(pid)
                 _log.info("agent %r: waiting for the end of process %d of %r", self.name, pid, execution.run)
-                self._waiter.watch_process(pid)
+                self._watcher.watch_process(pid)
 
     def _released(self, execution: Supervised) -> None:
         if isinstance(execution, Child):
-            self._waiter.forget(execution.channel)
+            self._watcher.forget(execution.channel)
             execution.channel.close()
         execution.place.remove_record()
 

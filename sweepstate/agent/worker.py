@@ -32,7 +32,7 @@ from ..core.errors import AlreadyStarted, Conflict, IllegalTransition, InvalidVa
 from ..core.events import Event
 from ..core.values import check_count, check_flag, check_seconds, check_text, show
 from ._beating import Beating, Pulse
-from ._flapping import Flapping, Record
+from ._flapping import Flapping, Tally
 from ._going import Going, GoingReason
 from ._interrupts import TERMINATED, Interrupts, Notice
 from ._waiting import LOG, Patience, Sleeper, Waits
@@ -134,7 +134,7 @@ def work(
         linger=linger,
         stop_raises=stop_raises,
         stalled=check_seconds(stalled, "stalled"),
-        record=Record(flapping, monotonic),
+        tally=Tally(flapping, monotonic),
         waits=Waits(check_seconds(poll, "poll", zero=False), random),
         patience=check_seconds(patience, "patience"),
         sleeper=Sleeper(sleep),
@@ -184,7 +184,7 @@ class _Worker:
         linger: bool,
         stop_raises: bool,
         stalled: float,
-        record: Record,
+        tally: Tally,
         waits: Waits,
         patience: float,
         sleeper: Sleeper,
@@ -199,7 +199,7 @@ class _Worker:
         self._linger = linger
         self._stop_raises = stop_raises
         self._stalled = stalled
-        self._record = record
+        self._tally = tally
         self._waits = waits
         self._sleeper = sleeper
         self._monotonic = monotonic
@@ -224,7 +224,7 @@ class _Worker:
                 self._beating.end()
         if self._interrupts.preempted:
             raise SystemExit(TERMINATED)
-        why = self._record.flapping() if reason is GoingReason.FLAPPING else None
+        why = self._tally.flapping() if reason is GoingReason.FLAPPING else None
         message = f"{self._name}: {reason}" + ("" if why is None else f": {why}")
         going = attrs.evolve(self._going, reason=reason, message=message)
         LOG.log(logging.WARNING if reason in _TO_BE_SEEN else logging.INFO, "went home: %s", going)
@@ -243,7 +243,7 @@ class _Worker:
         while True:
             if self._interrupts.leaving:
                 return GoingReason.INTERRUPTED
-            if self._record.flapping() is not None:
+            if self._tally.flapping() is not None:
                 return GoingReason.FLAPPING
             if self._count is not None and self._going.runs >= self._count:
                 return GoingReason.COUNT
@@ -355,7 +355,7 @@ class _Worker:
     def _note(self, run: Run, events: tuple[Event, ...]) -> None:
         self._going, verdict = self._going.after(run, events)
         if verdict is not None:
-            self._record.note(verdict)
+            self._tally.note(verdict)
 
     def _last_words(self, run: Run, outcome: _Outcome | None, leaving: BaseException) -> None:
         """Report the truth once more before leaving now: it is not repeated, since somebody has pressed Ctrl-C."""
