@@ -1,4 +1,4 @@
-"""Heartbeats while a function computes: what is done beside it, and the thread that does it."""
+"""Heartbeats: how often an agent beats; and, of a worker, what is done beside its function, in a thread."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("sweepstate")
 #: A heartbeat comes at least so often, in seconds, however long silence is allowed.
-MOST_BETWEEN_BEATS: Final = 30.0
+_MOST_BETWEEN_BEATS: Final = 30.0
 #: So many heartbeats are due before silence is suspected.
-BEATS_IN_TIMEOUT: Final = 5
+_BEATS_IN_TIMEOUT: Final = 5
 #: And at most so often, however short that is.
-LEAST_BETWEEN_BEATS: Final = 0.05
+_LEAST_BETWEEN_BEATS: Final = 0.05
 #: About so often, in seconds, one of all workers of a sweep ticks.
 BETWEEN_TICKS: Final = 30.0
 #: How long to wait for the thread to end, in seconds: it may hang in a storage, and then nobody needs it.
@@ -36,7 +36,7 @@ _FAREWELL: Final = 2.0
 
 def between_beats(limits: Limits) -> float:
     """Return how many seconds to wait between two heartbeats, of whatever agent."""
-    return max(LEAST_BETWEEN_BEATS, min(limits.heartbeat_timeout / BEATS_IN_TIMEOUT, MOST_BETWEEN_BEATS))
+    return max(_LEAST_BETWEEN_BEATS, min(limits.heartbeat_timeout / _BEATS_IN_TIMEOUT, _MOST_BETWEEN_BEATS))
 
 
 @attrs.define(eq=False)
@@ -153,7 +153,7 @@ class Pulse:
             _log.warning("%s was killed or handed on: what its function still does counts for nothing", held)
 
     def _failed(self, held: InHand, error: Exception) -> float:
-        """Return when to try again: soon, then more and more rarely. It is said once for each outage."""
+        """Return after how many seconds to try again: soon, then more rarely. It is said once for each outage."""
         if not self._ill:
             trace = None if isinstance(error, (StorageError, Conflict)) else error
             _log.warning("a sign of life of %s failed, and is tried again: %s", held, show(error, 200), exc_info=trace)
