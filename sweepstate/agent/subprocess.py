@@ -226,11 +226,11 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
 
     def _report_of(self, child: Child) -> Report:
         """Return how to report the end of a program: what it has said is reported first."""
-        end = _end_of(child)
+        exit_ = _exit_of(child)
 
         def report(run: Run) -> object:
             self._pass_on(child)
-            return end(run)
+            return exit_(run)
 
         return report
 
@@ -335,7 +335,7 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         super()._obey_interrupts()
 
 
-def _end_of(child: Child) -> Report:
+def _exit_of(child: Child) -> Report:
     """Return how to report how a program has ended."""
     code = child.group.returncode
     if code is None:
