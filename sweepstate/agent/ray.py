@@ -129,7 +129,15 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         self._news: Final[dict[str, News]] = {}
 
     def drive(self, sweep: Sweep, *, signals: bool = True, count: int | None = None) -> bool:
-        """Drive a sweep until it is done; see ``DrivenAgent.drive``. Leaves the cluster if nothing executes there."""
+        """Drive a sweep until it is done; see ``DrivenAgent.drive``. Leaves the cluster if nothing executes there.
+
+        Returns:
+            Whether the sweep is done.
+
+        Raises:
+            InvalidValue, SearchError, StorageError: as there.
+            ConnectionError: the agent's actor did not answer for too long, or when it was to be ended.
+        """
         try:
             done = super().drive(sweep, signals=signals, count=count)
         except BaseException:
