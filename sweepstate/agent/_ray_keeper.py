@@ -167,7 +167,7 @@ class Keeper:
         ]
         return self._life, self._changes, fresh
 
-    async def say(self, execution: str, metrics: FrozenDict | None, preempting: bool) -> bool:  # noqa: FBT001 - same
+    async def say(self, execution: str, metrics: FrozenDict | None, preempting: bool) -> bool:  # noqa: FBT001 - by RayRun alone
         """Keep what an execution says; return whether it was asked to end."""
         held = self._held.get(execution)
         if held is None:
