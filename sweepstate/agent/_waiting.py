@@ -82,7 +82,7 @@ class Sleeper:
         self._alarm.set()
 
     def wait(self, seconds: float) -> None:
-        """Wait."""
+        """Wait so many seconds, or until somebody wakes it."""
         (self._alarm.wait if self._sleep is None else self._sleep)(seconds)
 
 
