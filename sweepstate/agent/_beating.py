@@ -1,7 +1,8 @@
-"""Heartbeats while a function computes: what is done beside it, and the thread that does it."""
+"""Heartbeats: how often an agent beats; and, of a worker, what is done beside its function, in a thread."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -14,18 +15,19 @@ from ..core.errors import Conflict, NotFound, StorageError
 from ..core.limits import Limits
 from ..core.values import show
 from ._interrupts import Notice
-from ._waiting import FIRST_WAIT, LOG
+from ._waiting import FIRST_WAIT
 
 if TYPE_CHECKING:
     from ..run import Run
     from ..sweep import Sweep
 
+_log: Final = logging.getLogger("sweepstate")
 #: A heartbeat comes at least so often, in seconds, however long silence is allowed.
-MOST_BETWEEN_BEATS: Final = 30.0
+_MOST_BETWEEN_BEATS: Final = 30.0
 #: So many heartbeats are due before silence is suspected.
-BEATS_IN_TIMEOUT: Final = 5
+_BEATS_IN_TIMEOUT: Final = 5
 #: And at most so often, however short that is.
-LEAST_BETWEEN_BEATS: Final = 0.05
+_LEAST_BETWEEN_BEATS: Final = 0.05
 #: About so often, in seconds, one of all workers of a sweep ticks.
 BETWEEN_TICKS: Final = 30.0
 #: How long to wait for the thread to end, in seconds: it may hang in a storage, and then nobody needs it.
@@ -34,7 +36,7 @@ _FAREWELL: Final = 2.0
 
 def between_beats(limits: Limits) -> float:
     """Return how many seconds to wait between two heartbeats, of whatever agent."""
-    return max(LEAST_BETWEEN_BEATS, min(limits.heartbeat_timeout / BEATS_IN_TIMEOUT, MOST_BETWEEN_BEATS))
+    return max(_LEAST_BETWEEN_BEATS, min(limits.heartbeat_timeout / _BEATS_IN_TIMEOUT, _MOST_BETWEEN_BEATS))
 
 
 @attrs.define(eq=False)
@@ -93,18 +95,18 @@ class Pulse:
         held = self.in_hand
         if notice is Notice.FINISH:
             what = "leaves" if held is None else f"finishes {held} and leaves; Ctrl-C again asks that run to stop"
-            LOG.warning("%s: %s", self._actor, what)
+            _log.warning("%s: %s", self._actor, what)
         elif notice is Notice.STOP:
             what = "leaves" if held is None else f"asks {held} to stop"
-            LOG.warning("%s: %s; Ctrl-C again leaves now", self._actor, what)
+            _log.warning("%s: %s; Ctrl-C again leaves now", self._actor, what)
             if held is not None:
                 held.stop = True
         elif notice is Notice.PREEMPT:
-            LOG.warning("%s: SIGTERM, so the machine is about to be taken away", self._actor)
+            _log.warning("%s: SIGTERM, so the machine is about to be taken away", self._actor)
             if held is not None:
                 held.preempt = True
         else:
-            LOG.warning("%s: leaves now", self._actor)
+            _log.warning("%s: leaves now", self._actor)
 
     def act(self) -> float:
         """Do what is due; return after how many seconds to act again. Never raises."""
@@ -146,22 +148,22 @@ class Pulse:
 
     def _tell(self, held: InHand, answer: Answer) -> None:
         if answer is Answer.STOP:
-            LOG.info("%s was asked to stop", held)
+            _log.info("%s was asked to stop", held)
         elif answer is Answer.KILL:
-            LOG.warning("%s was killed or handed on: what its function still does counts for nothing", held)
+            _log.warning("%s was killed or handed on: what its function still does counts for nothing", held)
 
     def _failed(self, held: InHand, error: Exception) -> float:
-        """Return when to try again: soon, then more and more rarely. It is said once for each outage."""
+        """Return after how many seconds to try again: soon, then more rarely. It is said once for each outage."""
         if not self._ill:
             trace = None if isinstance(error, (StorageError, Conflict)) else error
-            LOG.warning("a sign of life of %s failed, and is tried again: %s", held, show(error, 200), exc_info=trace)
+            _log.warning("a sign of life of %s failed, and is tried again: %s", held, show(error, 200), exc_info=trace)
         self._ill = True
         wait, self._retry = self._retry, 2 * self._retry
         return min(wait, self._interval())
 
     def _recovered(self) -> None:
         if self._ill:
-            LOG.warning("signs of life arrive again")
+            _log.warning("signs of life arrive again")
         self._ill, self._retry = False, FIRST_WAIT
 
     def _interval(self) -> float:

@@ -12,9 +12,9 @@ from typing import Any, Final, cast
 from ..core.errors import InvalidValue
 from ..core.values import FrozenDict, freeze_metrics
 
-#: A longer line is dropped, whatever it says.
+#: A line of more bytes is dropped, whatever it says.
 LONGEST_LINE: Final = 256 * 1024
-#: So much is read at a time, and so much of what is left when the program has ended.
+#: So many bytes are read by one call, so many each time that somebody looks, and so many when the program has ended.
 _PIECE: Final = 64 * 1024
 _MOST_AT_ONCE: Final = 1024 * 1024
 _MOST_IN_THE_END: Final = 16 * 1024 * 1024

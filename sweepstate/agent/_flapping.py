@@ -58,8 +58,13 @@ class Flapping:
 
 
 @attrs.define
-class Record:
-    """What has become of a worker's runs, as far as that says something about the worker."""
+class Tally:
+    """What has become of a worker's runs, as far as that says something about the worker.
+
+    Args:
+        rule: when it goes home; None is never.
+        monotonic: returns seconds; the first ones count from now.
+    """
 
     _rule: Flapping | None
     _monotonic: Callable[[], float]

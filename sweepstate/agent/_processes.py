@@ -103,7 +103,7 @@ class Identity:
         return stat is not None and stat.began == self.began and not stat.over
 
 
-def all_pids() -> Iterator[int]:
+def _all_pids() -> Iterator[int]:
     """Yield the number of every process that can be seen."""
     for name in os.listdir(_PROC):  # noqa: PTH208 - of hundreds, each as a path would be thrown away
         if name.isdigit():
@@ -118,7 +118,7 @@ def members(group: int) -> list[int]:
         return []
     except PermissionError:
         pass
-    found = ((pid, stat_of(pid)) for pid in all_pids())
+    found = ((pid, stat_of(pid)) for pid in _all_pids())
     return [pid for pid, stat in found if stat is not None and stat.group == group and not stat.over]
 
 
@@ -126,7 +126,7 @@ def with_environment(entry: str) -> list[int]:
     """Return the processes that began with an entry in their environment, such as ``NAME=value``, and execute."""
     wanted = entry.encode()
     found: list[int] = []
-    for pid in all_pids():
+    for pid in _all_pids():
         try:
             entries = (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
         except OSError:  # gone, or somebody else's

@@ -19,10 +19,10 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import attrs
 
 from ..core.decide import End
-from ..core.errors import InvalidValue
 from ..core.lifecycle import Exit
 from ..core.values import FrozenDict
 from ..handles.reports import describe
+from ._calls import Outcome
 from ._ray_run import execute, ray
 
 #: Bytes up to which a function travels with its task, as Ray does it, instead of being fetched by the worker.
@@ -80,19 +80,17 @@ class News:
 
     Attributes:
         execution: which one.
-        end: how it ended, once it has.
+        outcome: how it ended, once it has.
         metrics: what it reported last on the way.
         said: how often it has reported.
         preempting: whether it said that its machine is about to be taken away.
-        systematic: an error that every run would end with.
     """
 
     execution: str
-    end: End | None
+    outcome: Outcome | None
     metrics: FrozenDict | None
     said: int
     preempting: bool
-    systematic: InvalidValue | None
 
 
 # --- the actor ------------------------------------------------------------------------------------
@@ -105,8 +103,7 @@ class _Held:
     sweep_id: str
     ref: Any = None
     watch: asyncio.Future[None] | None = None
-    end: End | None = None
-    systematic: InvalidValue | None = None
+    outcome: Outcome | None = None
     asked: bool = False
     metrics: FrozenDict | None = None
     said: int = 0
@@ -161,13 +158,13 @@ class Keeper:
                     await self._changed.wait()
                 await asyncio.sleep(_GATHER)
         fresh = [
-            News(name, held.end, held.metrics, held.said, held.preempting, held.systematic)
+            News(name, held.outcome, held.metrics, held.said, held.preempting)
             for name, held in self._held.items()
             if held.changed > after
         ]
         return self._life, self._changes, fresh
 
-    async def say(self, execution: str, metrics: FrozenDict | None, preempting: bool) -> bool:  # noqa: FBT001 - same
+    async def say(self, execution: str, metrics: FrozenDict | None, preempting: bool) -> bool:  # noqa: FBT001 - by RayRun alone
         """Keep what an execution says; return whether it was asked to end."""
         held = self._held.get(execution)
         if held is None:
@@ -213,12 +210,12 @@ class Keeper:
             case Ask():
                 if held is not None and not held.asked:
                     held.asked = True
-                    if order.interrupts and held.end is None:
+                    if order.interrupts and held.outcome is None:
                         ray().cancel(held.ref)
             case Abort():
                 if held is None:
                     self._denied.add(order.execution)
-                elif held.end is None:
+                elif held.outcome is None:
                     ray().cancel(held.ref, force=True)
             case Forget():
                 self._held.pop(order.execution, None)
@@ -228,22 +225,22 @@ class Keeper:
         try:
             held.ref = _task(order.options).remote(self._codes[order.digest], order.run)
         except KeyError:
-            self._conclude(held, End(Exit.SIGNAL, RESTARTED))
+            self._conclude(held, Outcome(End(Exit.SIGNAL, RESTARTED)))
         except Exception as error:
-            self._conclude(held, End(Exit.ERROR, describe(error)))
+            self._conclude(held, Outcome(End(Exit.ERROR, describe(error))))
         else:
             held.watch = asyncio.ensure_future(self._watch(held))
 
     async def _watch(self, held: _Held) -> None:
         """Wait for the end of an execution, and keep it."""
         try:
-            end, held.systematic = await held.ref
+            outcome: Outcome = await held.ref
         except Exception as error:
-            end = _end_of_ray(error)
-        self._conclude(held, end)
+            outcome = Outcome(_end_of_ray(error))
+        self._conclude(held, outcome)
 
-    def _conclude(self, held: _Held, end: End) -> None:
-        held.end = end
+    def _conclude(self, held: _Held, outcome: Outcome) -> None:
+        held.outcome = outcome
         held.ref = held.watch = None
         self._change(held)
 

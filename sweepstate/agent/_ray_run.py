@@ -11,12 +11,11 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Final
 
-from ..core.decide import Answer, End
-from ..core.errors import InvalidValue
-from ..core.lifecycle import Exit
+from ..core.decide import Answer
 from ..core.limits import Objective
 from ..core.values import FrozenDict
-from ..handles.reports import describe, end_of, join
+from ..handles.reports import end_by, end_of, join
+from ._calls import Outcome
 
 #: The namespace of the actors, whatever the driver's own is: a driver that comes back may have another.
 NAMESPACE: Final = "sweepstate"
@@ -133,25 +132,13 @@ def _function_of(code: bytes) -> Callable[[RayRun], object]:
     return function
 
 
-def execute(code: bytes, pickled: bytes) -> tuple[End, InvalidValue | None]:
-    """Execute a run, as a task; say how it ended, whatever it did, and with an error that every run would end with.
+def execute(code: bytes, pickled: bytes) -> Outcome:
+    """Execute a run, as a task; say how it ended, whatever it did.
 
     Exceptions are caught here: they may not pickle, and a SystemExit would take the worker along.
     """
     try:
         run: RayRun = pickle.loads(pickled)  # noqa: S301 - the agent pickled it
-        return end_of(_function_of(code)(run), run.objective)
-    except SystemExit as error:
-        return _end_of_exit(error), None
-    except KeyboardInterrupt:
-        return End(Exit.INTERRUPT, "KeyboardInterrupt"), None
+        return Outcome(*end_of(_function_of(code)(run), run.objective))
     except BaseException as error:
-        return End(Exit.ERROR, describe(error)), None
-
-
-def _end_of_exit(error: SystemExit) -> End:
-    """Return what ``sys.exit`` means, as for a process of its own."""
-    code = error.code
-    if code is None or code == 0:
-        return End(Exit.SUCCESS)
-    return End(Exit.ERROR, describe(str(code)), code if isinstance(code, int) and 0 < code < 2**31 else 1)
+        return Outcome(end_by(error))

@@ -75,7 +75,7 @@ class Tending(ABC, Generic[ExecutionT]):
     """
 
     def __init__(self, name: str) -> None:
-        self.name: str = check_text(name, "name", most=200)
+        self.name: str = check_text(name, "name", most=1_000)
         self._executions: Final[dict[Key, ExecutionT]] = {}
         self._lock: Final = threading.Lock()
         self._wake: Final = Bell()

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from ..core.errors import Conflict, StorageError
 
 _T = TypeVar("_T")
-LOG: Final = logging.getLogger("sweepstate")
+_log: Final = logging.getLogger("sweepstate")
 #: The first wait, in seconds; each further one is twice as long, up to a bound.
 FIRST_WAIT: Final = 1.0
 
@@ -82,7 +82,7 @@ class Sleeper:
         self._alarm.set()
 
     def wait(self, seconds: float) -> None:
-        """Wait."""
+        """Wait so many seconds, or until somebody wakes it."""
         (self._alarm.wait if self._sleep is None else self._sleep)(seconds)
 
 
@@ -122,7 +122,7 @@ class Patience:
                 if since is None:
                     since = now
                     self._waits.reset()
-                    LOG.warning("the storage failed while %s, which is tried again: %s", what, error)
+                    _log.warning("the storage failed while %s, which is tried again: %s", what, error)
                 left = since + self._budget - now
                 if left <= 0 or not while_():
                     error.add_note(f"sweepstate gave up {what} after {now - since:.0f} s of failures")
@@ -132,5 +132,5 @@ class Patience:
                     raise
             else:
                 if since is not None:
-                    LOG.warning("the storage answers again, after %.0f s: %s", self._monotonic() - since, what)
+                    _log.warning("the storage answers again, after %.0f s: %s", self._monotonic() - since, what)
                 return value

@@ -3,9 +3,11 @@
 It needs neither a storage nor the rest of the package: standard modules only, so that
 the file may be copied to where sweepstate is not installed.
 
+    import signal
+
     from sweepstate.agent import child
 
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which is what a stop sends, too; here it is asked for
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a stop sends it; here should_stop() below is what ends the program
     config = {"lr": 0.1, **child.config()}
     for epoch in range(50):
         child.report(loss=train_one_epoch(**config))
@@ -34,7 +36,7 @@ from typing import Any, Final, cast
 
 #: Waiting for the agent to read what must not be lost takes no longer than this, in seconds.
 _PATIENCE: Final = 5.0
-#: As much of what the agent says is kept until its line is whole.
+#: So many bytes of what the agent says are kept until its line is whole.
 _LONGEST_LINE: Final = 65_536
 
 
@@ -165,7 +167,11 @@ _channel: Final = _connect()
 
 
 def config() -> dict[str, Any]:
-    """Return the configuration of this run; an empty one if nothing started this program as a run."""
+    """Return the configuration of this run; an empty one if nothing started this program as a run.
+
+    Raises:
+        OSError: it is too long for an environment, and the file that has it cannot be read.
+    """
     path = os.environ.get("SWEEPSTATE_CONFIG_FILE")
     text = os.environ.get("SWEEPSTATE_CONFIG")
     if text is None and path:

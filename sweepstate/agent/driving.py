@@ -48,6 +48,9 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
         name: its name.
         poll: seconds between two looks at what others have done to the sweep.
         patience: seconds for which the storage may be away before ``drive`` gives up.
+
+    Raises:
+        InvalidValue: the name is no text, or too long, or a number is out of its range.
     """
 
     can_kill: bool = True
@@ -279,10 +282,10 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
                 else:
                     self._try_to_end(execution)
         while self._obeyed < presses:
-            self._obey(self._obeyed + 1)
+            self._obey_press(self._obeyed + 1)
             self._obeyed += 1  # not before: what the storage did not take is said again
 
-    def _obey(self, which: int) -> None:
+    def _obey_press(self, which: int) -> None:
         executions = list(self._executions.values())
         if which == 1:
             text = "agent %r: no more runs are begun, executing still: %d; Ctrl-C again asks these to stop"

@@ -8,7 +8,6 @@ it looks every ``poll`` seconds. Nothing here imports any of these libraries.
 from __future__ import annotations
 
 import os
-import pickle
 import socket
 import threading
 from collections.abc import Callable
@@ -21,11 +20,12 @@ import attrs
 from ..core.decide import End
 from ..core.errors import AgentError, InvalidValue
 from ..core.lifecycle import Exit
-from ..core.limits import Objective
 from ..core.values import describe_error, show
-from ..handles.reports import describe, end_by, end_of
+from ..handles.checks import check_immediate_function
+from ..handles.reports import describe, end_by
 from ..storage.memory import MemoryStorage
-from ._futures import (
+from ._calls import Call, Outcome, packed, tell
+from ._executors import (
     Submits,
     cancel,
     check_sendable,
@@ -39,6 +39,7 @@ from ._futures import (
     workers,
 )
 from ._obeying import name_here
+from ._room import has_room
 from .driving import DrivenAgent, Execution, Report, Trace
 
 if TYPE_CHECKING:
@@ -49,65 +50,6 @@ if TYPE_CHECKING:
 Gives: TypeAlias = Literal["run", "config"]
 #: Seconds after which a job that is still there is cancelled once more; Slurm itself waits for 30 s (KillWait).
 _AGAIN: Final = 60.0
-
-
-@attrs.frozen
-class Outcome:
-    """What has become of a call.
-
-    Attributes:
-        end: how it ended; None if nothing is left to be reported.
-        systematic: an error that every call of the function would end with.
-    """
-
-    end: End | None
-    systematic: InvalidValue | None = None
-
-
-@attrs.frozen
-class Call:
-    """What is submitted: calls the function, and returns how that ended, so that no exception has to travel.
-
-    An exception that cannot be unpickled would break a pool of processes (its queue is read in one thread).
-
-    Attributes:
-        function: the user's.
-        given: the configuration; or a run's handle; or one that is pickled, for another process.
-        objective: of the sweep; it names a number.
-    """
-
-    function: Callable[[Any], object]
-    given: Run | bytes | dict[str, Any]
-    objective: Objective | None
-
-    def __call__(self) -> Outcome:
-        """Return how the call ended."""
-        if isinstance(self.given, dict):
-            return _outcome(self.function, self.given, self.objective)
-        if not isinstance(self.given, bytes):
-            return self._call_with(self.given)
-        try:
-            run: Run = pickle.loads(self.given)  # noqa: S301 - which this very program has pickled
-        except Exception as error:
-            return Outcome(End(Exit.ERROR, describe(error)))
-        outcome = self._call_with(run)
-        if outcome.end is not None:
-            try:
-                # Here the truth is nearest: it holds also if nobody waits for this call any more.
-                _tell(outcome.end, run)
-            except Exception:
-                return outcome  # the storage is away; who waits for it reports it
-        return attrs.evolve(outcome, end=None)
-
-    def _call_with(self, run: Run) -> Outcome:
-        try:
-            unwanted = run.should_stop  # it may have waited for long
-        except Exception:
-            unwanted = False
-        if unwanted:
-            return Outcome(None)
-        outcome = _outcome(self.function, run, self.objective)
-        return Outcome(None) if run._over else outcome  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 @attrs.define(eq=False, slots=False)
@@ -163,6 +105,11 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
             their end.
         patience: seconds for which the storage may be away before ``drive`` gives up.
 
+    Attributes:
+        function: as it was given.
+        gives: as it was given.
+        can_kill: whether a call that is being executed can be ended, as given or as known of the executor.
+
     Raises:
         InvalidValue: there is no executor or function in its place, or the function cannot be sent to another process.
     """
@@ -179,8 +126,7 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         patience: float = 600.0,
     ) -> None:
         super().__init__(name_here("executor") if name is None else name, poll=poll, patience=patience)
-        if not callable(function):
-            raise InvalidValue("function", f"{show(function)} cannot be called", "give a function of a run")
+        check_immediate_function(function)
         if gives not in ("run", "config"):
             raise InvalidValue("gives", f"must be 'run' or 'config', not {show(gives)}")
         self.function: Callable[..., object] = function
@@ -192,7 +138,9 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         if can_kill is None:
             can_kill = comes_from(self._executor, "submitit")
         self.can_kill: bool = can_kill
+        # Whether a call that has not begun can be cancelled without harm to others.
         self._cancels: bool = can_kill or keeps_cancelled(self._executor)
+        # Whether calls execute in threads of this process.
         self._here: bool = shares_memory(self._executor)
         self._workers: int = workers(self._executor)
         # Why nothing can be submitted any more.
@@ -210,7 +158,7 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
             AgentError: the executor broke, or was shut down, and there is no function that makes another. What it
                 had is reported; no further run was handed out.
         """
-        self._check(sweep)
+        self._check_handles(sweep)
         self._check_working()
         try:
             done = super().drive(sweep, signals=signals, count=count)
@@ -225,14 +173,14 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
             remedy = "make another agent, or give this one a function that makes executors"
             raise AgentError(self.name, (f"start: the executor takes no calls any more ({self._broken}); {remedy}",))
 
-    def _check(self, sweep: Sweep) -> None:
+    def _check_handles(self, sweep: Sweep) -> None:
         """Refuse a sweep whose handles cannot be sent, before each of its runs fails for it."""
         if not self._sends:
             return
         if isinstance(sweep.storage, MemoryStorage):
             remedy = "give the sweep a storage that processes share, such as SQLiteStorage, or set gives='config'"
             raise InvalidValue("gives", "a run of a sweep in memory cannot be given to another process", remedy)
-        _packed(sweep)
+        packed(sweep)
 
     @property
     def _sends(self) -> bool:
@@ -240,9 +188,7 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         return self.gives == "run" and not self._here
 
     def _has_room(self) -> bool:
-        # Where the sweep bounds nothing, an endless search would be submitted whole.
-        executions = list(self._executions.values())
-        return len(executions) < self._workers or all(each.run.limits.max_active is not None for each in executions)
+        return has_room(list(self._executions.values()), self._workers)
 
     # --- what DrivenAgent asks ----------------------------------------------------------------------
 
@@ -256,14 +202,14 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
     def _launch(self, run: Run, prepared: Call) -> Submitted:
         call = prepared
         if self._sends:
-            call = attrs.evolve(call, given=_packed(run))
+            call = attrs.evolve(call, given=packed(run))
         try:
             future = self._submit(call)
         except Exception as error:
             if not is_broken(error):
                 raise
             self._note_broken(error, self._executor)
-            return Submitted(run, None, report=partial(_tell, _crash(error)))
+            return Submitted(run, None, report=partial(tell, _crash(error)))
         told = getattr(future, "add_done_callback", None)
         if told is not None:
             told(self._woken)
@@ -324,13 +270,14 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
         except BaseException as error:  # of the executor: the call itself returns how it ended
             if isinstance(error, BrokenExecutor):
                 self._note_broken(error, execution.executor)
-            return partial(_tell, _crash(error) if has_died(error) else end_by(error))
+            return partial(tell, _crash(error) if has_died(error) else end_by(error))
         execution.systematic = outcome.systematic
-        return _gone if outcome.end is None else partial(_tell, outcome.end)
+        return _gone if outcome.end is None else partial(tell, outcome.end)
 
     def _find(self, run: Run) -> Trace:
         """Threads end with their process, so of one that is not there any more nothing executes."""
         if self._here and run.execution is not None and os.name == "posix":
+            # As ``_execution_name`` puts it together: host, process, digits.
             host, _, process = run.execution.rpartition(":")[0].rpartition(":")
             if host == socket.gethostname() and process.isdigit() and not _lives(int(process)):
                 return Trace.GONE
@@ -360,19 +307,6 @@ class ExecutorAgent(DrivenAgent[Call, Submitted]):
             executor.shutdown(wait=False)
 
 
-def _outcome(function: Callable[[Any], object], given: object, objective: Objective | None) -> Outcome:
-    try:
-        result = function(given)
-    except BaseException as error:
-        return Outcome(end_by(error))
-    return Outcome(*end_of(result, objective))
-
-
-def _tell(end: End, run: Run) -> object:
-    """Report an end that was seen elsewhere."""
-    return run._end(end)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-
-
 def _gone(run: Run) -> object:
     """Report that nothing executes; that changes nothing if the end was reported already."""
     return run.gone()
@@ -391,15 +325,6 @@ def _lives(process: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _packed(handle: Run | Sweep) -> bytes:
-    try:
-        return pickle.dumps(handle)
-    except Exception as error:
-        remedy = "storage, clock and search must pickle; or set gives='config'"
-        problem = f"{handle!r} cannot be sent to another process ({describe_error(error)})"
-        raise InvalidValue("gives", problem, remedy) from error
 
 
 def _maker(make: Any) -> Callable[[], Submits]:

@@ -20,13 +20,18 @@ class InlineAgent:
     For unit tests, notebooks and small searches. It cannot kill: a run learns that it should stop
     from ``run.should_stop``, or from what ``run.report`` returns.
 
-    Raises:
-        InvalidValue: the function cannot be called, or must be awaited, or the name is no string.
-
     Args:
         function: is given the run, and returns its metrics: a mapping, or a number if the sweep has an
             objective, or None. An exception fails the run.
         name: stable over restarts; orders are addressed to it.
+
+    Attributes:
+        function: as it was given.
+        name: as it was given.
+        can_kill: False.
+
+    Raises:
+        InvalidValue: the function cannot be called, or must be awaited, or the name is no string.
     """
 
     can_kill: bool = False

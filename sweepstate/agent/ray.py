@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
 
-from ..core.decide import End
 from ..core.errors import IllegalTransition, InvalidValue
-from ..core.lifecycle import Exit
 from ..core.values import FrozenDict, check_flag, check_number, show
+from ..handles.checks import check_immediate_function
+from ._calls import Outcome, tell
 from ._obeying import name_here
 from ._ray_keeper import RESTARTED, Abort, Ask, Begin, Forget, KeeperOrder, News, check_options
 from ._ray_line import Line
@@ -106,8 +106,7 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         patience: float = 600.0,
     ) -> None:
         super().__init__(name_here("ray") if name is None else name, poll=poll, patience=patience)
-        if not callable(function):
-            raise InvalidValue("function", f"{show(function)} cannot be called", "give a function of a run")
+        check_immediate_function(function)
         if options is not None and not callable(options):
             raise InvalidValue("options", f"{show(options)} cannot be called", "give a function of a configuration")
         self._options: Final[dict[str, Any]] = {
@@ -129,8 +128,18 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         self._news: Final[dict[str, News]] = {}
 
     def drive(self, sweep: Sweep, *, signals: bool = True, count: int | None = None) -> bool:
-        """Drive a sweep until it is done; see ``DrivenAgent.drive``. Leaves the cluster if nothing executes there."""
+        """Drive a sweep until it is done; see ``DrivenAgent.drive``. Leaves the cluster if nothing executes there.
+
+        Returns:
+            Whether the sweep is done.
+
+        Raises:
+            InvalidValue: as there; or this process is not connected to a cluster.
+            SearchError, StorageError: as there.
+            ConnectionError: the agent's actor did not answer for too long, or when it was to be ended.
+        """
         try:
+            self._connect()  # here, or each run would fail for a cluster that is not there
             done = super().drive(sweep, signals=signals, count=count)
         except BaseException:
             with suppress(OSError):
@@ -194,9 +203,9 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
     def _look(self, execution: RayExecution) -> Report | None:
         run, line = execution.run, self._connect()
         news = self._news.get(_name(run))
-        if news is not None and news.end is not None:
-            execution.systematic = news.systematic
-            return partial(self._report, execution, news, news.end)
+        if news is not None and news.outcome is not None:
+            execution.systematic = news.outcome.systematic
+            return partial(self._report, execution, news, news.outcome)
         if execution.doubts != line.doubts:
             if not line.find(_name(run)):
                 return lambda run: run.crash(RESTARTED)
@@ -205,18 +214,9 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
             self._pass_on(execution, news)
         return None
 
-    def _report(self, execution: RayExecution, news: News, end: End, run: Run) -> object:
+    def _report(self, execution: RayExecution, news: News, outcome: Outcome, run: Run) -> object:
         self._pass_on(execution, news)
-        text = end.message or ""
-        match end.how:
-            case Exit.SUCCESS:
-                return run.finish(end.metrics)
-            case Exit.ERROR:
-                return run.fail(text, exit_code=end.exit_code)
-            case Exit.INTERRUPT:
-                return run.interrupt(text)
-            case _:
-                return run.crash(text)
+        return run.gone() if outcome.end is None else tell(outcome.end, run)
 
     def _pass_on(self, execution: RayExecution, news: News) -> None:
         """Commit what an execution has said on the way."""

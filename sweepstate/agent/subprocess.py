@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from ..core.errors import IllegalTransition, InvalidValue
 from ..core.values import check_collection, check_text, show
-from ._attempts import Workdir
 from ._channel import Channel
 from ._command import Command, to_json
-from ._executions import CONTEXT, TOKEN, Child, Orphan, Prepared, Supervised, context, launch
 from ._obeying import name_here
 from ._processes import Identity, check_platform, machine
-from ._waiter import Waiter
+from ._programs import CONTEXT, TOKEN, Child, Orphan, Prepared, Supervised, context, launch
+from ._room import has_room
+from ._watcher import Watcher
+from ._workdir import Workdir
 from .driving import DrivenAgent, NoRoom, Report, Trace
 from .slots import Slots
 
@@ -124,7 +125,7 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         self._forward: Final = frozenset(_check_signal(number) for number in check_collection(forward, "forward"))
         self._to_forward: Final[deque[int]] = deque()
         self._cpus: Final = len(os.sched_getaffinity(0))
-        self._waiter: Final = Waiter(self._wake.set)
+        self._watcher: Final = Watcher(self._wake.set)
         # Tells this agent from any other of the same name, also within this process.
         self._nonce: Final = secrets.token_hex(8)
 
@@ -133,8 +134,7 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
     def _has_room(self) -> bool:
         if self._slots is not None:
             return self._slots.available
-        executions = list(self._executions.values())
-        return len(executions) < self._cpus or all(each.run.limits.max_active is not None for each in executions)
+        return has_room(list(self._executions.values()), self._cpus)
 
     def _prepare(self, run: Run) -> Prepared:
         place = self._workdir.place(run.sweep_id, run.index, run.attempt)
@@ -181,8 +181,8 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         except BaseException:
             place.remove_record()
             raise
-        self._waiter.watch_process(group.pid)
-        self._waiter.watch_channel(prepared.channel)
+        self._watcher.watch_process(group.pid)
+        self._watcher.watch_channel(prepared.channel)
         return Child(run, place, prepared.slots, group, prepared.channel, before)
 
     # --- ending -----------------------------------------------------------------------------------
@@ -226,11 +226,11 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
 
     def _report_of(self, child: Child) -> Report:
         """Return how to report the end of a program: what it has said is reported first."""
-        end = _end_of(child)
+        exit_ = _exit_of(child)
 
         def report(run: Run) -> object:
             self._pass_on(child)
-            return end(run)
+            return exit_(run)
 
         return report
 
@@ -263,11 +263,11 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
             if pid not in execution.watched:
                 execution.watched.add(pid)
                 _log.info("agent %r: waiting for the end of process %d of %r", self.name, pid, execution.run)
-                self._waiter.watch_process(pid)
+                self._watcher.watch_process(pid)
 
     def _released(self, execution: Supervised) -> None:
         if isinstance(execution, Child):
-            self._waiter.forget(execution.channel)
+            self._watcher.forget(execution.channel)
             execution.channel.close()
         execution.place.remove_record()
 
@@ -335,7 +335,7 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
         super()._obey_interrupts()
 
 
-def _end_of(child: Child) -> Report:
+def _exit_of(child: Child) -> Report:
     """Return how to report how a program has ended."""
     code = child.group.returncode
     if code is None:

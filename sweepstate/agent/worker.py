@@ -33,10 +33,10 @@ from ..core.events import Event
 from ..core.values import check_count, check_flag, check_seconds, check_text, show
 from ..handles.checks import check_immediate_function, check_unattended
 from ._beating import Beating, Pulse
-from ._flapping import Flapping, Record
+from ._flapping import Flapping, Tally
 from ._going import Going, GoingReason
 from ._interrupts import TERMINATED, Interrupts, Notice
-from ._waiting import LOG, Patience, Sleeper, Waits
+from ._waiting import Patience, Sleeper, Waits
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -44,7 +44,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Flapping", "Going", "GoingReason", "work"]
 
+_log: Final = logging.getLogger("sweepstate")
 _FLAPPING: Final = Flapping()
+#: Between two tries with a storage that fails, in seconds at most.
+_LONGEST_PAUSE: Final = 30.0
+#: What nobody would expect of a worker, so that it is seen without configuring the log.
+_TO_BE_SEEN: Final = {GoingReason.STALLED, GoingReason.DELETED, GoingReason.FLAPPING}
 
 
 def work(
@@ -123,26 +128,37 @@ def work(
         gpu-7: the sweep has ended; 2 runs, 2 finished
     """
     _check(sweep, function, flapping)
-    place = f"{socket.gethostname()}:{os.getpid()}"
-    for value, field in ((linger, "linger"), (stop_raises, "stop_raises"), (signals, "signals")):
+    flags = ((linger, "linger"), (stop_raises, "stop_raises"), (signals, "signals"), (preemptible, "preemptible"))
+    for value, field in flags:
         check_flag(value, field)
-    worker = _Worker(
-        sweep,
-        function,
+    place = f"{socket.gethostname()}:{os.getpid()}"
+    called = place if name is None else check_text(name, "name", most=1_000)
+    sleeper = Sleeper(sleep)
+    pulse = Pulse(sweep, called, monotonic, random)
+    beating = Beating(pulse)
+
+    def tell(notice: Notice) -> None:
+        beating.tell(notice)
+        sleeper.wake()
+
+    return _Worker(
+        sweep=sweep,
+        function=function,
         place=place,
-        name=place if name is None else check_text(name, "name", most=1_000),
+        name=called,
         count=None if count is None else check_count(count, "count", least=1),
         linger=linger,
         stop_raises=stop_raises,
         stalled=check_seconds(stalled, "stalled"),
-        record=Record(flapping, monotonic),
+        tally=Tally(flapping, monotonic),
         waits=Waits(check_seconds(poll, "poll", zero=False), random),
-        patience=check_seconds(patience, "patience"),
-        sleeper=Sleeper(sleep),
-        random=random,
+        patience=Patience(check_seconds(patience, "patience"), Waits(_LONGEST_PAUSE, random), sleeper, monotonic),
+        sleeper=sleeper,
+        pulse=pulse,
+        beating=beating,
+        interrupts=Interrupts(tell, sigint=signals, sigterm=preemptible),
         monotonic=monotonic,
-    )
-    return worker.work(sigint=signals, sigterm=check_flag(preemptible, "preemptible"))
+    ).work()
 
 
 def _check(sweep: object, function: object, flapping: object) -> None:
@@ -167,82 +183,71 @@ class _Outcome:
         return f"returned {show(self.result, 500)}" if self.error is None else f"raised {show(self.error, 500)}"
 
 
+@attrs.define(eq=False, kw_only=True)
 class _Worker:
-    """A worker while it works."""
+    """A worker while it works: what ``work`` was given, and what is done beside the function and around it.
 
-    def __init__(
-        self,
-        sweep: Sweep,
-        function: Callable[[Run], object],
-        *,
-        place: str,
-        name: str,
-        count: int | None,
-        linger: bool,
-        stop_raises: bool,
-        stalled: float,
-        record: Record,
-        waits: Waits,
-        patience: float,
-        sleeper: Sleeper,
-        random: Callable[[], float],
-        monotonic: Callable[[], float],
-    ) -> None:
-        self._sweep = sweep
-        self._function = function
-        self._place = place
-        self._name = name
-        self._count = count
-        self._linger = linger
-        self._stop_raises = stop_raises
-        self._stalled = stalled
-        self._record = record
-        self._waits = waits
-        self._sleeper = sleeper
-        self._monotonic = monotonic
-        self._patience = Patience(patience, Waits(30.0, random), sleeper, monotonic)
-        self._pulse = Pulse(sweep, name, monotonic, random)
-        self._beating = Beating(self._pulse)
-        self._interrupts = Interrupts(self._tell, sigint=False, sigterm=False)
-        self._request = ""
-        self._idle: IdleReason | None = None
-        self._idle_since = 0.0
-        self._going = Going(GoingReason.ENDED, "")
+    Attributes:
+        place: the host and the process, for the names of executions.
+        tally: what has become of its runs, as far as that tells whether it should go home.
+        waits: between two questions for a run.
+        patience: with a storage that fails.
+        request: the id of the last question for a run.
+        idle: why it was given none the last time; None if it was given one.
+        idle_since: when that was first said, by the monotonic clock.
+        going: what has become of its runs, for its answer.
+    """
 
-    def work(self, *, sigint: bool, sigterm: bool) -> Going:
-        self._interrupts = Interrupts(self._tell, sigint=sigint, sigterm=sigterm)
-        with self._interrupts:
-            self._beating.begin()
+    sweep: Sweep
+    function: Callable[[Run], object]
+    place: str
+    name: str
+    count: int | None
+    linger: bool
+    stop_raises: bool
+    stalled: float
+    tally: Tally
+    waits: Waits
+    patience: Patience
+    sleeper: Sleeper
+    pulse: Pulse
+    beating: Beating
+    interrupts: Interrupts
+    monotonic: Callable[[], float]
+    request: str = attrs.field(default="", init=False)
+    idle: IdleReason | None = attrs.field(default=None, init=False)
+    idle_since: float = attrs.field(default=0.0, init=False)
+    going: Going = attrs.field(default=Going(GoingReason.ENDED, ""), init=False)
+
+    def work(self) -> Going:
+        with self.interrupts:
+            self.beating.begin()
             try:
                 reason = self._until_home()
             except NotFound:
                 reason = GoingReason.DELETED
             finally:
-                self._beating.end()
-        if self._interrupts.preempted:
+                self.beating.end()
+        if self.interrupts.preempted:
             raise SystemExit(TERMINATED)
-        why = self._record.flapping() if reason is GoingReason.FLAPPING else None
-        message = f"{self._name}: {reason}" + ("" if why is None else f": {why}")
-        going = attrs.evolve(self._going, reason=reason, message=message)
-        LOG.log(logging.WARNING if reason in _TO_BE_SEEN else logging.INFO, "went home: %s", going)
+        why = self.tally.flapping() if reason is GoingReason.FLAPPING else None
+        message = f"{self.name}: {reason}" + ("" if why is None else f": {why}")
+        going = attrs.evolve(self.going, reason=reason, message=message)
+        _log.log(logging.WARNING if reason in _TO_BE_SEEN else logging.INFO, "went home: %s", going)
         return going
 
-    def _tell(self, notice: Notice) -> None:
-        self._beating.tell(notice)
-        self._sleeper.wake()
-
     def _staying(self) -> bool:
-        return not self._interrupts.leaving
+        return not self.interrupts.leaving
 
     # --- asking ----------------------------------------------------------------------------------
 
     def _until_home(self) -> GoingReason:
         while True:
-            if self._interrupts.leaving:
+            if self.interrupts.leaving:
                 return GoingReason.INTERRUPTED
-            if self._record.flapping() is not None:
+            if self.tally.flapping() is not None:
                 return GoingReason.FLAPPING
-            if self._count is not None and self._going.runs >= self._count:
+            if self.count is not None and self.going.runs >= self.count:
                 return GoingReason.COUNT
             answer = self._ask()
             if isinstance(answer, Idle):
@@ -250,7 +255,7 @@ class _Worker:
                 if reason is not None:
                     return reason
             elif answer is not None:
-                self._idle = None
+                self.idle = None
                 self._execute_whole(answer)
 
     def _ask(self) -> Run | Idle | None:
@@ -258,11 +263,11 @@ class _Worker:
 
         A request keeps its id until it is answered, so asking again after a lost reply gives the run that is held.
         """
-        self._request = uuid.uuid4().hex
+        self.request = uuid.uuid4().hex
         try:
-            return self._patience.call(
+            return self.patience.call(
                 "asking for a run",
-                lambda: self._sweep.next_run(agent=self._name, request_id=self._request),
+                lambda: self.sweep.next_run(agent=self.name, request_id=self.request),
                 while_=self._staying,
             )
         except (StorageError, Conflict):
@@ -274,21 +279,21 @@ class _Worker:
         """Wait until it makes sense to ask again; or return why to go home."""
         if idle is IdleReason.ENDED:
             return GoingReason.ENDED
-        if idle is IdleReason.DRAINING and not self._linger:
+        if idle is IdleReason.DRAINING and not self.linger:
             return GoingReason.DRAINING
-        now = self._monotonic()
-        if idle is not self._idle:
-            self._idle, self._idle_since = idle, now
-            self._waits.reset()
+        now = self.monotonic()
+        if idle is not self.idle:
+            self.idle, self.idle_since = idle, now
+            self.waits.reset()
             if idle is IdleReason.STALLED:
-                LOG.warning(
-                    "%s: the search waits although nothing is active; complete() the sweep, or stop it", self._name
+                _log.warning(
+                    "%s: the search waits although nothing is active; complete() the sweep, or stop it", self.name
                 )
             else:
-                LOG.info("%s: waits, as the sweep is %s", self._name, idle)
-        elif idle is IdleReason.STALLED and now - self._idle_since >= self._stalled:
+                _log.info("%s: waits, as the sweep is %s", self.name, idle)
+        elif idle is IdleReason.STALLED and now - self.idle_since >= self.stalled:
             return GoingReason.STALLED
-        self._sleeper.wait(self._waits.next())
+        self.sleeper.wait(self.waits.next())
         return None
 
     # --- executing -------------------------------------------------------------------------------
@@ -299,40 +304,40 @@ class _Worker:
         try:
             if not self._begin(run):
                 return
-            run.stop_raises = self._stop_raises
-            self._pulse.watch(copy.copy(run))
+            run.stop_raises = self.stop_raises
+            self.pulse.watch(copy.copy(run))
             outcome = self._execute(run)
             self._note(run, self._report_end(run, outcome))
         except (KeyboardInterrupt, SystemExit) as leaving:  # outside of the function: its own are its outcome
             self._last_words(run, outcome, leaving)
             raise
         finally:
-            self._pulse.in_hand = None
-        if outcome.error is not None and not isinstance(outcome.error, Exception) and not self._interrupts.preempted:
+            self.pulse.in_hand = None
+        if outcome.error is not None and not isinstance(outcome.error, Exception) and not self.interrupts.preempted:
             raise outcome.error
 
     def _begin(self, run: Run) -> bool:
         """Report the start; return whether the function is to be called."""
-        if self._interrupts.leaving:
-            self._patience.call("giving a run back", run.release)
+        if self.interrupts.leaving:
+            self.patience.call("giving a run back", run.release)
             return False
         # Of this request alone, so that a start that is repeated after a lost reply is known to be its own.
-        execution = f"{self._place}:{self._request}"
+        execution = f"{self.place}:{self.request}"
         try:
-            self._patience.call("reporting a start", lambda: run.start(execution, heartbeats=True))
+            self.patience.call("reporting a start", lambda: run.start(execution, heartbeats=True))
         except AlreadyStarted as error:
-            LOG.warning("%s: left to whoever is executing it: %s", self._name, error)
+            _log.warning("%s: left to whoever is executing it: %s", self.name, error)
             return False
         except IllegalTransition as error:
-            LOG.info("%s: a run may not begin any more: %s", self._name, error)
-            self._patience.call("saying that a run is gone", run.gone)
+            _log.info("%s: a run may not begin any more: %s", self.name, error)
+            self.patience.call("saying that a run is gone", run.gone)
             return False
         return True
 
     def _execute(self, run: Run) -> _Outcome:
         try:
-            with self._interrupts.executing():
-                result = self._function(run)
+            with self.interrupts.executing():
+                result = self.function(run)
         except BaseException as error:  # whatever it is, it is reported first
             return _Outcome(error=error)
         return _Outcome(result)
@@ -340,9 +345,9 @@ class _Worker:
     def _report_end(self, run: Run, outcome: _Outcome) -> tuple[Event, ...]:
         """Report the end until the storage has it: what was computed must not be lost."""
         try:
-            if self._interrupts.preempted and outcome.error is not None:
-                self._patience.call("marking a run as preempting", run.mark_preempting)
-            return self._patience.call(
+            if self.interrupts.preempted and outcome.error is not None:
+                self.patience.call("marking a run as preempting", run.mark_preempting)
+            return self.patience.call(
                 f"reporting the end of run {run.index}", lambda: run.conclude(outcome.result, error=outcome.error)
             )
         except (StorageError, Conflict) as error:
@@ -350,9 +355,9 @@ class _Worker:
             raise
 
     def _note(self, run: Run, events: tuple[Event, ...]) -> None:
-        self._going, verdict = self._going.after(run, events)
+        self.going, verdict = self.going.after(run, events)
         if verdict is not None:
-            self._record.note(verdict)
+            self.tally.note(verdict)
 
     def _last_words(self, run: Run, outcome: _Outcome | None, leaving: BaseException) -> None:
         """Report the truth once more before leaving now: it is not repeated, since somebody has pressed Ctrl-C."""
@@ -364,8 +369,4 @@ class _Worker:
                     return
             run.conclude(told.result, error=told.error)
         except (StorageError, Conflict, NotFound) as error:
-            LOG.warning("the end of run %d was not stored (it %s): %s", run.index, told, error)
-
-
-#: What nobody would expect of a worker, so that it is seen without configuring the log.
-_TO_BE_SEEN: Final = {GoingReason.STALLED, GoingReason.DELETED, GoingReason.FLAPPING}
+            _log.warning("the end of run %d was not stored (it %s): %s", run.index, told, error)

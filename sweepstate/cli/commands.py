@@ -137,17 +137,17 @@ def agent(arguments: Namespace) -> None:
         from ..agent.subprocess import SubprocessAgent  # noqa: PLC0415 - only this command needs what it imports
 
         workdir = _made(arguments.workdir)
-        worker = SubprocessAgent(arguments.command, name=arguments.name, workdir=workdir, slots=slots)
+        driven = SubprocessAgent(arguments.command, name=arguments.name, workdir=workdir, slots=slots)
         try:
-            handle = Sweep.open(arguments.id, storage=storage, agent=worker)
-            worker.drive(handle, count=arguments.count)
+            handle = Sweep.open(arguments.id, storage=storage, agent=driven)
+            driven.drive(handle, count=arguments.count)
         except BaseException:
-            worker.terminate()  # or what executes would have nobody who looks after it
+            driven.terminate()  # or what executes would have nobody who looks after it
             raise
         state = handle.refresh().state
         counts = [f"{count:,} {status.lower()}" for status, count in state.counts.items() if count]
         say(printable(f"sweep {handle.id!r} is {state.status}: {', '.join([_runs(state.created), *counts])}"))
-        if not state.done and (arguments.count is None or worker.begun < arguments.count):
+        if not state.done and (arguments.count is None or driven.begun < arguments.count):
             # The agent has met Ctrl-C itself, and gone when its runs had ended; whoever called is to know of it.
             raise KeyboardInterrupt
 

@@ -17,8 +17,7 @@ from ..core.events import Event
 from ..core.questions import InStatus, Silent
 from ..core.state import RunState, SweepState
 from ..core.status import RunStatus
-from ..diagnosis import Evidence, diagnose
-from ..diagnosis import Health as Diagnosis
+from ..diagnosis import Evidence, Health, diagnose
 from ..hooks import Catalog, Heartbeats, Storage, Timekeeper
 
 _PAGE: Final = 256
@@ -60,7 +59,7 @@ class LimitUse:
 
 
 @attrs.frozen
-class Health:
+class Vitals:
     """What a person looks at before choosing pause, stop or cancel.
 
     Attributes:
@@ -79,7 +78,7 @@ class Health:
     trips: str
     limits: tuple[LimitUse, ...]
     silent: tuple[int, ...]
-    newest: Diagnosis
+    newest: Health
 
     @property
     def failure_rate(self) -> float | None:
@@ -96,14 +95,14 @@ class Look:
         now: when it was seen, by the storage's clock if it has one.
         active: its first active runs: those that are RUNNING, then those that are PENDING.
         more: how many others are active.
-        health: see there.
+        health: its vitals.
     """
 
     sweep: SweepState
     now: float
     active: tuple[ActiveRun, ...]
     more: int
-    health: Health
+    health: Vitals
 
 
 def sweeps_of(catalog: Catalog) -> Iterator[SweepState]:
@@ -130,7 +129,7 @@ def look_at(storage: Storage, sweep_id: str, rows: int) -> Look:
     active = _active(storage, sweep, rows)
     silent = _silent(storage, sweep, now, active, rows)
     newest = diagnose(sweep, _history(storage, sweep))
-    return Look(sweep, now, active, max(sweep.active - len(active), 0), _health(sweep, now, silent, newest))
+    return Look(sweep, now, active, max(sweep.active - len(active), 0), _vitals(sweep, now, silent, newest))
 
 
 def _history(storage: Storage, sweep: SweepState) -> Iterator[Event]:
@@ -173,7 +172,7 @@ def _silent(storage: Storage, sweep: SweepState, now: float, active: Sequence[Ac
     return tuple(sorted(found))
 
 
-def _health(sweep: SweepState, now: float, silent: tuple[int, ...], newest: Diagnosis) -> Health:
+def _vitals(sweep: SweepState, now: float, silent: tuple[int, ...], newest: Health) -> Vitals:
     limits = sweep.limits
     uses = [
         LimitUse(name, limit, used)
@@ -185,7 +184,7 @@ def _health(sweep: SweepState, now: float, silent: tuple[int, ...], newest: Diag
         if limit is not None
     ]
     trips = "" if limits.failure is None else tripped(sweep, limits.failure)
-    return Health(sweep.rule_ended, sweep.rule_failed, sweep.rule_streak, trips, tuple(uses), silent, newest)
+    return Vitals(sweep.rule_ended, sweep.rule_failed, sweep.rule_streak, trips, tuple(uses), silent, newest)
 
 
 # --- as plain data --------------------------------------------------------------------------------
@@ -237,7 +236,7 @@ def _plain_run(each: ActiveRun) -> dict[str, Any]:
     }
 
 
-def _plain_health(found: Health) -> dict[str, Any]:
+def _plain_health(found: Vitals) -> dict[str, Any]:
     return {
         "ended": found.ended,
         "failed": found.failed,

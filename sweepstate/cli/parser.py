@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, TypeVar
@@ -16,6 +17,7 @@ from .text import safe
 _T = TypeVar("_T")
 _WATCH: Final = 2.0
 _ROWS: Final = 20
+#: As of ``SubprocessAgent``, which no other command needs to import; a test holds that it is.
 _WORKDIR: Final = "sweepstate-runs"
 _SWEEP: Final = {
     "pause": "create no runs for now; executing ones go on",
@@ -50,6 +52,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     arguments, others = build_parser().parse_known_args(words)
     if others:
         arguments.parser.error(_unknown(others, arguments))
+    if command and "${" not in command[0] and shutil.which(command[0]) is None:
+        # Here, and not by the agent for each run: every one of the sweep's would be FAILED, for a slip of the hand.
+        arguments.parser.error(f"there is no program {command[0]!r} that can be executed")
     arguments.command = command
     return arguments
 
@@ -124,20 +129,25 @@ def _add_status(parser: Parser) -> None:
 def _add_agent(parser: Parser) -> None:
     parser.add_argument(
         "--name",
+        type=_checked(_some),
         help="the agent's name, the same when it is started again, and no other's (subprocess@ and the machine's name)",
     )
     parser.add_argument(
         "--max-active",
         metavar="N",
         type=_checked(_positive),
-        help="set the sweep's limit of runs at once, over all its agents",
+        help="set how many of the sweep's runs execute at once, over all its agents; kept with the sweep",
     )
     parser.add_argument(
-        "--count", metavar="N", type=_checked(_positive), help="leave when N runs have been executed, if not before"
+        "--count",
+        metavar="N",
+        type=_checked(_positive),
+        help="leave when N runs have been executed, or the sweep is done",
     )
     parser.add_argument(
         "--workdir",
         metavar="DIR",
+        type=_checked(_some),
         default=_WORKDIR,
         help=f"where outputs and configurations go, the same when it is started again ({_WORKDIR})",
     )
@@ -184,11 +194,24 @@ def _seconds(text: str) -> float:
 
 
 def _rows(text: str) -> int:
-    return check_count(int(text), "N", most=10_000)
+    return check_count(_whole(text), "N", most=10_000)
 
 
 def _positive(text: str) -> int:
-    return check_count(int(text), "N", least=1)
+    return check_count(_whole(text), "N", least=1)
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no whole number") from None
+
+
+def _some(text: str) -> str:
+    if not text:
+        raise ValueError("is empty; is a variable of the shell not set?")
+    return text
 
 
 def _names(text: str) -> list[str]:

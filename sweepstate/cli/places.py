@@ -44,7 +44,10 @@ def open_storage(place: str | None) -> SQLiteStorage | SQLAlchemyStorage:
         raise UsageError(f"no storage: give --storage PATH_OR_URL, or set {VARIABLE}")
     if "://" in place:
         return _server(place)
-    return SQLiteStorage(os.path.expanduser(place), create=False)  # noqa: PTH111 - a Path would turn "" into "."
+    path = os.path.expanduser(place)  # noqa: PTH111 - a Path would turn "" into "."
+    if path and not Path(path).exists():  # the library's remedy, to make it, is none here
+        raise StorageError(f"SQLite file {path!r}: there is no such file; look at --storage, or at {VARIABLE}")
+    return SQLiteStorage(path, create=False)
 
 
 def _server(url: str) -> SQLAlchemyStorage:

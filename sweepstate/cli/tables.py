@@ -1,4 +1,4 @@
-"""The same as tables, drawn by rich: plain where the output is no terminal, and ids are never cut."""
+"""What ``look`` has seen, as tables drawn by rich: plain where the output is no terminal, and ids are never cut."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 from ..core.state import SweepState
 from ..core.status import RunStatus
 from ..core.values import show
-from .look import ActiveRun, Health, Look
+from .look import ActiveRun, Look, Vitals
 from .text import ago, date, printable
 
 _CONFIG: Final = 80
@@ -123,7 +123,7 @@ def _row(each: ActiveRun) -> Text:
     return text
 
 
-def _health(found: Health) -> Table:
+def _health(found: Vitals) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     rate = "" if found.failure_rate is None else f" ({found.failure_rate:.1%})"
     table.add_row("failures", f"{found.failed:,} of {found.ended:,} ended runs{rate}, {found.streak:,} in a row")

@@ -52,12 +52,12 @@ class AgentContract(Troubles, Stopping, Ending, Starting):
     """What every agent has to keep. Subclass it with a fixture ``agent``; see the module's docstring.
 
     Attributes:
-        slots: how many runs it executes at once, at least.
-        beside: whether runs execute beside the agent's hooks, and not within them.
-        asks: whether an execution learns that it was asked to end, and may end by itself then.
-        beats: whether it sends heartbeats while a run executes.
-        crashes: whether one execution may die alone, by a signal.
-        outlasts: whether it waits out an outage of the storage.
-        restarts: ``again`` gives the agent of a second orchestrator.
-        patience: seconds after which what has not happened is taken not to happen.
+        slots: how many runs it executes at once, at least; 2.
+        beside: whether runs execute beside the agent's hooks, and not within them; True.
+        asks: whether an execution learns that it was asked to end, and may end by itself then; True.
+        beats: whether it sends heartbeats while a run executes; True.
+        crashes: whether one execution may die alone, by a signal; False.
+        outlasts: whether it waits out an outage of the storage; True.
+        restarts: whether ``again`` gives the agent of a second orchestrator; False.
+        patience: seconds after which what has not happened is taken not to happen; 60.
     """

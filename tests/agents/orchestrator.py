@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sweepstate import Grid, Limits, RunStatus, SQLiteStorage, Sweep
-from sweepstate.agent import _executions
-from sweepstate.agent._attempts import Record
+from sweepstate.agent import _programs
+from sweepstate.agent._workdir import Record
 from sweepstate.agent.subprocess import SubprocessAgent
 from tests.agents.processes import POINTS
 
@@ -60,7 +60,7 @@ def main(database: str, workdir: str, tag: str, crash: str) -> None:
         case "started":  # between the report of the start, and the program's start
             hooks["_launch"] = die
         case "launched":  # between the program's start, and the note of which process it is
-            _executions.__dict__["Record"] = dying_after(Record, 3)
+            _programs.__dict__["Record"] = dying_after(Record, 3)
         case "ended":  # between the program's end, and the report of it
             hooks["_look"] = lambda child: die() if child.group.poll() else None
         case "stubborn, delivering":  # between the commit of a cancel, and the order to kill

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sweepstate import Grid, Limits, Sweep
-from sweepstate.agent._attempts import directory_name
 from sweepstate.agent._processes import stat_of, with_environment
+from sweepstate.agent._workdir import directory_name
 from sweepstate.agent.subprocess import SubprocessAgent
 
 PROGRAM = str(Path(__file__).with_name("program.py"))

@@ -20,7 +20,11 @@ child.finish(perform(child.config(), lambda: asked() or child.should_stop()))
 
 
 class TestSubprocesses(AgentContract):
-    """Each execution is a program."""
+    """Each execution is a program.
+
+    ``restarts`` is not declared: here the first orchestrator would be this very process, which lives, so its programs
+    are left alone. What one leaves behind that has died is tried in ``test_real_orphans``.
+    """
 
     crashes = True
 

@@ -16,9 +16,9 @@ import attrs
 import pytest
 
 from sweepstate import Grid, Limits, MemoryStorage, Run, RunStatus, Slots, SQLiteStorage, Sweep, SweepStatus
-from sweepstate.agent._attempts import Record
-from sweepstate.agent._executions import TOKEN, Orphan
 from sweepstate.agent._processes import Identity, machine, members
+from sweepstate.agent._programs import TOKEN, Orphan
+from sweepstate.agent._workdir import Record
 from sweepstate.agent.driving import Trace
 from sweepstate.hooks import Kill
 from sweepstate.testing.laws import check_laws

@@ -16,9 +16,9 @@ import attrs
 import pytest
 
 from sweepstate import InvalidValue
-from sweepstate.agent import _processes, _waiter
+from sweepstate.agent import _processes, _watcher
 from sweepstate.agent._processes import Group, Identity, end_exactly, members, stat_of, with_environment
-from sweepstate.agent._waiter import Waiter
+from sweepstate.agent._watcher import Watcher
 from tests.agents.processes import until
 
 
@@ -98,29 +98,29 @@ def test_a_group_is_over_when_its_last_process_is() -> None:
     assert members(group.pid) == []
 
 
-def test_a_waiter_wakes_at_once_for_each_end_and_its_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watcher_wakes_at_once_for_each_end_and_its_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for one that has ended already, and for one that is nobody's child any more."""
-    monkeypatch.setattr(_waiter, "_IDLE", 0.05)
+    monkeypatch.setattr(_watcher, "_IDLE", 0.05)
     woken: list[int] = []
-    waiter = Waiter(lambda: woken.append(1))
+    watcher = Watcher(lambda: woken.append(1))
     processes = [subprocess.Popen(["sleep", "0.05"]) for _ in range(5)]
     for process in processes:
-        waiter.watch_process(process.pid)
+        watcher.watch_process(process.pid)
     until(lambda: len(woken) == 5)
     for process in processes:
         process.wait()
-        waiter.watch_process(process.pid)
+        watcher.watch_process(process.pid)
     assert len(woken) == 10
-    until(lambda: waiter._epoll is None)
+    until(lambda: watcher._epoll is None)
     late = subprocess.Popen(["true"])
-    waiter.watch_process(late.pid)
+    watcher.watch_process(late.pid)
     until(lambda: len(woken) == 11)
     late.wait()
 
 
-def test_a_waiter_that_can_watch_nothing_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watcher_that_can_watch_nothing_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many files are open, or too many threads are there: whoever looks the next time sees it."""
-    waiter = Waiter(lambda: None)
+    watcher = Watcher(lambda: None)
     process = subprocess.Popen(["sleep", "0.2"])
 
     def refuse(*_: object) -> NoReturn:
@@ -128,13 +128,13 @@ def test_a_waiter_that_can_watch_nothing_holds_nobody_up(monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patch:
         patch.setattr(select, "epoll", refuse)
-        waiter.watch_process(process.pid)
+        watcher.watch_process(process.pid)
     with monkeypatch.context() as patch:
         patch.setattr(os, "pidfd_open", refuse)
-        waiter.watch_process(process.pid)
+        watcher.watch_process(process.pid)
     woken: list[int] = []
-    waiter = Waiter(lambda: woken.append(1))
-    waiter.watch_process(process.pid)
+    watcher = Watcher(lambda: woken.append(1))
+    watcher.watch_process(process.pid)
     until(lambda: woken)
     process.wait()
 

@@ -34,7 +34,7 @@ from sweepstate import (
     SweepStatus,
 )
 from sweepstate.agent import child
-from sweepstate.agent._attempts import Place, Record
+from sweepstate.agent._workdir import Place, Record
 from sweepstate.core.events import RunEnded, RunRequeued
 from tests.agents.processes import Stage, busy, until
 
@@ -501,7 +501,7 @@ def test_a_slow_agent_never_holds_up_training(stage: Stage) -> None:
     program = """
 import time
 from sweepstate.agent import child
-from sweepstate.agent._attempts import Place, Record
+from sweepstate.agent._workdir import Place, Record
 began = time.monotonic()
 for step in range(20_000):
     child.report(step=step, text=1e300)
@@ -510,7 +510,7 @@ open(child.config()["done"], "w").close()
 """
     done = stage.path / "done"
     agent = stage.agent([sys.executable, "-c", program], arguments=False)
-    agent._waiter.watch_channel = lambda channel: None  # type: ignore[method-assign]
+    agent._watcher.watch_channel = lambda channel: None  # type: ignore[method-assign]
     sweep = stage.sweep(agent, {"done": [str(done)]})
     sweep.tick()  # launched, and nobody listens
     until(done.exists)
@@ -590,7 +590,7 @@ def test_a_signal_handler_may_speak_while_the_program_does(stage: Stage) -> None
     program = """
 import os, signal, sys, time
 from sweepstate.agent import child
-from sweepstate.agent._attempts import Place, Record
+from sweepstate.agent._workdir import Place, Record
 def notice(*_):
     child.mark_preempting()
     sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,7 @@ def _fake_subprocess_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr(FakeSubprocessAgent, "raising", None)
     module.__dict__["SubprocessAgent"] = FakeSubprocessAgent
     monkeypatch.setitem(sys.modules, "sweepstate.agent.subprocess", module)
+    monkeypatch.setattr(shutil, "which", lambda program: None if program == "no-such-program" else program)
 
 
 def the_agent() -> FakeSubprocessAgent:
@@ -113,6 +115,22 @@ def test_a_command_that_is_not_behind_the_dashes_is_told_where_to_stand(
     said = cli("agent", *words)
     assert said.code == 2
     assert "behind --: sweepstate agent s -- python train.py" in said.err
+
+
+def test_a_program_that_is_not_there_is_a_usage_error_and_fails_no_run(storage: SQLiteStorage, cli: Cli) -> None:
+    """The agent would say of each run that it could not be launched, until the whole sweep has failed."""
+    sweep = new_sweep(storage, max_active=1)
+    said = cli("agent", "s", "--", "no-such-program", "--help")
+    assert (said.code, said.out) == (2, "")
+    assert "there is no program 'no-such-program' that can be executed" in said.err
+    assert FakeSubprocessAgent.made == []
+    assert sweep.refresh().state.created == 0
+
+
+def test_a_program_that_a_macro_names_is_left_to_the_agent(storage: SQLiteStorage, cli: Cli) -> None:
+    new_sweep(storage, points=1, max_active=1)
+    assert cli("agent", "s", "--", "${interpreter}", "train.py").code == 0
+    assert the_agent().command == ["${interpreter}", "train.py"]
 
 
 def test_an_option_that_is_none_is_no_command(storage: SQLiteStorage, cli: Cli) -> None:
@@ -173,7 +191,9 @@ def test_slots_are_handed_out_and_bound_how_many_execute(storage: SQLiteStorage,
         (["--slots-per-run", "2"], "--slots-per-run goes with --slots"),
         (["--slots", "0", "--slots-per-run", "0"], "--slots-per-run"),
         (["--count", "0"], "--count"),
-        (["--count", "all"], "--count"),
+        (["--count", "all"], "--count: 'all' is no whole number"),
+        (["--name", ""], "--name: is empty"),
+        (["--workdir", ""], "--workdir: is empty"),
     ],
 )
 def test_what_cannot_be_used_is_a_usage_error(storage: SQLiteStorage, cli: Cli, words: list[str], says: str) -> None:

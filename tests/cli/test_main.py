@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sweepstate import SQLAlchemyStorage, SQLiteStorage, SweepStatus
+from sweepstate import SQLAlchemyStorage, SQLiteStorage, SubprocessAgent, SweepStatus
 from sweepstate.cli import commands
 from sweepstate.cli.parser import build_parser
 from sweepstate.cli.places import VARIABLE
@@ -46,7 +47,8 @@ def test_a_variable_that_is_empty_is_no_storage(cli: Cli, monkeypatch: pytest.Mo
 def test_a_file_that_is_not_there_is_an_error_and_not_made(cli: Cli, path: Path, words: list[str]) -> None:
     said = cli(*with_storage(words, str(path)))
     assert (said.code, said.out) == (1, "")
-    assert said.err.startswith(f"sweepstate: SQLite file {str(path)!r}: there is no such file")
+    problem = f"SQLite file {str(path)!r}: there is no such file"
+    assert said.err == f"sweepstate: {problem}; look at --storage, or at {VARIABLE}\n"
     assert not path.exists()
 
 
@@ -196,6 +198,11 @@ def test_help_is_no_error_and_shows_nothing_of_the_environment(
 def test_help_of_every_option_can_be_formatted() -> None:
     """A percent sign in a help text is an error only when it is shown."""
     assert build_parser().format_help()
+
+
+def test_outputs_go_by_default_where_the_agent_of_the_library_puts_them() -> None:
+    theirs = signature(SubprocessAgent).parameters["workdir"].default
+    assert build_parser().parse_args(["agent", "s"]).workdir == theirs
 
 
 # --- texts ----------------------------------------------------------------------------------------

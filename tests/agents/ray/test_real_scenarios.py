@@ -66,7 +66,7 @@ def pids(notes: Path) -> list[int]:
 
 
 def actors() -> list[str]:
-    """Return the names of all actors in the cluster."""
+    """Return the names of all actors in the cluster; one that is ended is among them for a moment."""
     list_named_actors: Any = import_module("ray.util").list_named_actors
     return [each["name"] for each in list_named_actors(all_namespaces=True)]
 
@@ -128,6 +128,19 @@ def test_every_end_is_reported_as_what_it_was() -> None:
     assert sweep.done
 
 
+def test_ends_that_are_odd_are_those_of_every_agent() -> None:
+    """An exit by something that is no code, and a result of which only a part are metrics."""
+
+    def train(run: RayRun) -> object:
+        return {"loss": 0.5, "note": "a text"} if run.config["x"] else sys.exit(True)
+
+    agent = RayAgent(train, name="odd")
+    sweep = sweep_of(agent, 2, max_active=2)
+    agent.drive(sweep)
+    assert [(run.status, run.cause) for run in sweep.runs()] == [(RunStatus.FAILED, Cause.ERROR)] * 2
+    assert (sweep[0].state.exit_code, sweep[1].metrics) == (1, {"loss": 0.5})
+
+
 def test_a_number_without_an_objective_ends_the_drive_and_nothing_remains() -> None:
     """Each run would fail for it; those that were begun are reported, and no more are."""
     agent = RayAgent(lambda run: float(run.config["x"]), name="number")
@@ -135,7 +148,7 @@ def test_a_number_without_an_objective_ends_the_drive_and_nothing_remains() -> N
     with pytest.raises(InvalidValue, match="has no name"):
         agent.drive(sweep)
     assert sweep.counts[RunStatus.FAILED] == sweep.state.created <= 2
-    assert "agent:number" not in actors()
+    eventually(lambda: "agent:number" not in actors())
 
 
 def test_so_many_runs_as_are_counted(notes: Path) -> None:
@@ -160,7 +173,7 @@ def test_what_executes_can_be_ended_without_the_storage(notes: Path) -> None:
     eventually(lambda: not any(alive(pid) for pid in running))
     assert [run.status for run in sweep.runs()] == [RunStatus.CRASHED] * 2
     assert agent.close()
-    assert "agent:terminate" not in actors()
+    eventually(lambda: "agent:terminate" not in actors())
 
 
 def test_retries_are_those_of_the_limits(notes: Path) -> None:
@@ -459,8 +472,20 @@ def test_nothing_of_an_agent_remains_in_the_cluster() -> None:
     agent = RayAgent(lambda _: {"loss": 1.0}, name="remains")
     for _ in range(2):
         agent.drive(sweep_of(agent, 2))
-        assert "agent:remains" not in actors()
+        eventually(lambda: "agent:remains" not in actors())
     assert agent.close()
+
+
+def test_without_a_cluster_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or each run would fail for it."""
+    agent = RayAgent(lambda _: {"loss": 1.0}, name="nowhere")
+    sweep = sweep_of(agent, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("ray.is_initialized", lambda: False)
+        with pytest.raises(InvalidValue, match=r"call ray\.init\(address=\.\.\.\) first"):
+            agent.drive(sweep)
+    assert sweep.state.created == 0
+    assert agent.drive(sweep)
 
 
 def test_arguments_that_cannot_be_are_refused() -> None:

@@ -9,7 +9,8 @@ from typing import Final
 
 from ....core.status import Cause, RunStatus, SweepStatus
 from ....hooks import Agent
-from .base import Agents, Stage
+from .base import Agents
+from .stage import Stage
 
 #: Of a run that is to end by itself: nobody waits so long.
 _LONG: Final = 600.0

@@ -1,4 +1,4 @@
-"""What a ``SubprocessAgent`` looks after: children of its own, and what an earlier orchestrator has left."""
+"""The programs of a ``SubprocessAgent``: children of its own, and what an earlier orchestrator has left."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Final
 
 import attrs
 
-from ._attempts import Place, Record
 from ._channel import Channel
 from ._processes import Group, Identity, end_exactly, end_group, machine, members, stat_of, with_environment
+from ._workdir import Place, Record
 from .driving import Execution
 
 #: The variable in which a program finds its run's token, and by which its processes are known.
@@ -128,6 +128,17 @@ def launch(prepared: Prepared, token: str) -> Group:
 
     The record is written before it is started too: whoever finds only that looks for the token in the
     environment of processes. So there is no moment at which a crash of this process loses one.
+
+    Args:
+        prepared: what it is started with; its channel is the program's afterwards.
+        token: of its run, the execution included.
+
+    Returns:
+        Its processes.
+
+    Raises:
+        InvalidValue: a value of the configuration cannot be an argument; nothing was started.
+        OSError: it could not be started or written down; nothing of it executes.
     """
     place, channel = prepared.place, prepared.channel
     place.write_record(Record(token, prepared.slots, None))

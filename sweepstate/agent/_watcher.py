@@ -16,7 +16,7 @@ from ._processes import open_quietly
 _IDLE: Final = 5.0
 
 
-class Waiter:
+class Watcher:
     """Watches descriptors in a thread, which is there only while there is something to watch.
 
     It saves time and is not relied upon: what cannot be watched, because too many files are open, is found by
@@ -82,7 +82,7 @@ class Waiter:
             self._watched[descriptor] = readable
             if not self._waiting:
                 # A daemon: the orchestrator may leave while what it started executes.
-                thread = Thread(target=self._wait, args=(self._epoll,), name="sweepstate-waiter", daemon=True)
+                thread = Thread(target=self._wait, args=(self._epoll,), name="sweepstate-watcher", daemon=True)
                 with contextlib.suppress(RuntimeError):  # there are too many threads
                     thread.start()
                     self._waiting = True

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sweepstate.agent._attempts import Place, Record, Workdir, directory_name
 from sweepstate.agent._processes import Identity
+from sweepstate.agent._workdir import Place, Record, Workdir, directory_name
 
 RECORD = Record("token", ("0", "1"), Identity("boot/1", 42, 4711))
 # What ids of sweeps may be.
