@@ -57,7 +57,7 @@ class RayExecution(Execution):
     preempting: bool = False
 
 
-class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
+class RayAgent(DrivenAgent[bytes, RayExecution]):
     """Executes each run as a task on a Ray cluster.
 
     Connect first: ``ray.init(address=...)``; the agent never starts Ray. Then ``agent.drive(sweep)``. The function is
@@ -119,10 +119,7 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
             _check(field, {field: value})
         self._options_for: Final = options
         self._interrupt: Final = check_flag(interrupts, "interrupts")
-        try:
-            self._code: Final[bytes] = ray().cloudpickle.dumps(function)
-        except Exception as error:
-            raise InvalidValue("function", f"cannot be pickled: {error}", "let it make what it needs") from error
+        self._code: Final = _pickled("function", function)
         self._line: Line | None = None
         self._connecting: Final = threading.Lock()
         self._driver: int | None = None  # the thread that drives
@@ -152,22 +149,22 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         with self._connecting:
             line, self._line = self._line, None
         self._news.clear()
-        return line is None or line.leave(sweep_id)
+        return line is None or (line.connected and line.leave(sweep_id))
 
     # --- what DrivenAgent asks ---------------------------------------------------------------------
 
-    def _prepare(self, run: Run) -> Mapping[str, Any]:
+    def _prepare(self, run: Run) -> bytes:
         options = {"name": f"{run.sweep_id}[{run.index}]", **self._options}
         if self._options_for is not None:
             options |= self._options_for(run.config)
             _check("options", options)
         self._connect()
-        return options
+        return _pickled("options", options)
 
     def _execution_name(self) -> str:
         return f"ray:{self._connect().birth}:{secrets.token_hex(8)}"
 
-    def _launch(self, run: Run, prepared: Mapping[str, Any]) -> RayExecution:
+    def _launch(self, run: Run, prepared: bytes) -> RayExecution:
         line = self._connect()
         name = _name(run)
         place = (run.sweep_id, run.index, run.attempt)
@@ -188,11 +185,11 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
 
     def _hear(self) -> None:
         if self._line is not None:
-            for news in self._line.hear():
+            for news in self._connect().hear():
                 self._news[news.execution] = news
 
     def _look(self, execution: RayExecution) -> Report | None:
-        run, line = execution.run, self._connect()
+        run, line = execution.run, self._line or self._connect()
         news = self._news.get(_name(run))
         if news is not None and news.end is not None:
             execution.systematic = news.systematic
@@ -265,17 +262,30 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
 
     def _connect(self) -> Line:
         line = self._line
-        if line is not None:
+        if line is not None and line.connected:
             return line
         with self._connecting:
-            if self._line is None:
-                self._line = Line(self.name, self._code, self._wake.set)
+            if self._line is None or not self._line.connected:
+                self._line = Line(self.name, self._code, self._wake.set, self._now, before=self._line)
             return self._line
 
 
 def _name(run: Run) -> str:
     """Return what names the execution of a run whose start is reported."""
     return run.execution or ""
+
+
+def _pickled(field: str, value: object) -> bytes:
+    """Return what the cluster is given of an argument.
+
+    Raises:
+        InvalidValue: it cannot be pickled.
+    """
+    try:
+        pickled: bytes = ray().cloudpickle.dumps(value)
+    except Exception as error:
+        raise InvalidValue(field, f"cannot be pickled: {error}", "let the function make what it needs") from error
+    return pickled
 
 
 def _check(field: str, options: Mapping[str, Any]) -> None:
