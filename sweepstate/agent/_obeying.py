@@ -85,7 +85,7 @@ class Obeying(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
         It is after the first interrupt of ``drive``, when it has begun as many runs as it was to, after an error that
         ``drive`` will raise, and after ``terminate``.
         """
-        return self._wants_more() and self._has_room()
+        return self._wants_more() and self._has_room() and not self._full
 
     @property
     def begun(self) -> int:
@@ -160,6 +160,7 @@ class Obeying(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
         try:
             prepared = self._prepare(run)
         except NoRoom:
+            self._full = True  # first, or the commit that gives it back would hand out another
             _give_back(run)
             return
         name = self._execution_name()

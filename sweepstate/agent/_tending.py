@@ -81,6 +81,8 @@ class Tending(ABC, Generic[ExecutionT]):
         self._wake: Final = Bell()
         # When to tick next. Not each time that something has ended: the commit that reports it fills its slot.
         self._tick_at = 0.0
+        # Whether a run was given back for want of room; then none is asked for until the next tick.
+        self._full = False
         # Why no more runs are begun: an error that each of them would have, too.
         self._failure: SweepstateError | None = None
 
@@ -199,7 +201,7 @@ class Tending(ABC, Generic[ExecutionT]):
         run, report = execution.run, execution.report
         if execution.systematic is not None:
             self._give_up(execution.systematic)  # first, or the commit that reports it would fill its slot
-        had_room = self._has_room()
+        had_room = self._has_room() and not self._full
         try:
             caused = run.gone() if execution.ended or report is None else report(run)
             if not caused or not had_room:

@@ -155,6 +155,7 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
 
     def _tick(self, sweep: Sweep) -> float:
         """Let time act, deliver orders, and have slots filled; return after how many seconds to do so again."""
+        self._full = False
         try:
             tick = sweep.tick()
         except AgentError as error:

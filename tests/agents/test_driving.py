@@ -224,6 +224,45 @@ def test_a_run_for_which_another_took_the_room_is_given_back(clock: ManualClock)
     assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 6)
 
 
+class Full(Pretending):
+    """Finds out only when it prepares that there is no room; then it says so to whoever wants to know."""
+
+    room = 0
+    asked = 0
+
+    def _prepare(self, run: Run) -> str:
+        self.asked += 1
+        if self.room <= len(self._executions):
+            raise NoRoom
+        return super()._prepare(run)
+
+    def _wait(self, seconds: float) -> None:
+        super()._wait(min(seconds, 1.0))  # something happens meanwhile
+
+
+def test_an_agent_that_finds_no_room_does_not_spin(clock: ManualClock) -> None:
+    """However many runs there are, it tries with one, and then waits."""
+    agent = Full(finishing, clock)
+    sweep = sweep_of(agent, 100, max_active=100)
+    asked: list[int] = []
+
+    def leave() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    agent.while_waiting = [*[lambda: asked.append(agent.asked)] * 3, leave]
+    assert agent.drive(sweep) is False
+    assert asked == [1, 2, 3]
+
+
+def test_room_that_an_end_makes_is_used_at_once_also_if_it_is_found_out_late(clock: ManualClock) -> None:
+    agent = Full(lambda _: lambda run: run.finish(loss=1.0), clock, poll=10.0)
+    agent.room = 1
+    sweep = sweep_of(agent, 5, max_active=2)
+    began = clock()
+    agent.drive(sweep)
+    assert (sweep.counts[RunStatus.FINISHED], clock() - began) == (5, 5.0)
+
+
 def test_a_bell_may_be_rung_from_a_signal_handler_at_any_moment() -> None:
     """Also while whoever waits for it is at its lock; ``threading.Event`` hangs here."""
     bell = Bell()
