@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 import attrs
 
 from ..core.decide import Answer
-from ..core.errors import Conflict, InvalidValue, StorageError, SweepNotFound, SweepstateError
+from ..core.errors import Conflict, IllegalTransition, InvalidValue, StorageError, SweepNotFound, SweepstateError
 from ..core.values import check_text, describe_error
 from ._beating import between_beats
 from ._waiting import Bell
@@ -52,6 +52,7 @@ class Execution:
         beat_at: when its next heartbeat is due, by the agent's own clock.
         unseen: whether the last look at it has raised, so that nobody knows whether it executes.
         systematic: an error that every run of its sweep would have, if its end is one; it goes to whoever drives.
+        preempting: whether it is committed that its machine is about to be taken away.
     """
 
     run: Run
@@ -62,6 +63,7 @@ class Execution:
     asked_at: float | None = attrs.field(default=None, kw_only=True)
     unseen: bool = attrs.field(default=False, kw_only=True)
     systematic: SweepstateError | None = attrs.field(default=None, kw_only=True)
+    preempting: bool = attrs.field(default=False, kw_only=True)
 
 
 ExecutionT = TypeVar("ExecutionT", bound=Execution)
@@ -142,6 +144,19 @@ class Tending(ABC, Generic[ExecutionT]):
         except BaseException:
             execution.ended = before
             raise
+
+    def _hasten(self, execution: ExecutionT) -> None:
+        """Ask an execution to end, if it was not, and end it once its grace is over."""
+        self._try_to_ask(execution)
+        if self._is_overdue(execution):
+            self._try_to_end(execution)
+
+    def _mark_preempting(self, execution: ExecutionT) -> None:
+        """Report, once, that the machine of an execution is about to be taken away."""
+        if not execution.preempting:
+            with suppress(IllegalTransition):  # killed or handed on since: it has no say any more
+                execution.run.mark_preempting()
+            execution.preempting = True
 
     def _try(self, action: Callable[[ExecutionT], object], execution: ExecutionT, what: str) -> None:
         """Do something for one execution; what it raises is logged, as it is no business of the others."""
@@ -239,9 +254,7 @@ class Tending(ABC, Generic[ExecutionT]):
         if answer is Answer.KILL:
             self._try_to_end(execution)
         elif answer is Answer.STOP:
-            self._try_to_ask(execution)
-            if self._is_overdue(execution):
-                self._try_to_end(execution)  # also one whose run is over, so that no tick makes it KILLED
+            self._hasten(execution)  # also one whose run is over, so that no tick makes it KILLED
 
     def _is_overdue(self, execution: ExecutionT) -> bool:
         """Return whether an execution was asked to end, and its grace is over."""

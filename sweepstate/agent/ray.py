@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import attrs
 
 from ..core.decide import End
-from ..core.errors import IllegalTransition, InvalidValue
+from ..core.errors import InvalidValue
 from ..core.lifecycle import Exit
 from ..core.values import FrozenDict, check_flag, check_number, show
 from ._obeying import name_here
@@ -49,12 +49,10 @@ class RayExecution(Execution):
     Attributes:
         doubts: those of the agent's line at which it was known that the actor has it.
         said: how many of its reports are committed.
-        preempting: whether it is committed that it is preempting.
     """
 
     doubts: int
     said: int = 0
-    preempting: bool = False
 
 
 class RayAgent(DrivenAgent[bytes, RayExecution]):
@@ -218,10 +216,8 @@ class RayAgent(DrivenAgent[bytes, RayExecution]):
     def _pass_on(self, execution: RayExecution, news: News) -> None:
         """Commit what an execution has said on the way."""
         run = execution.run
-        if news.preempting and not execution.preempting:
-            with suppress(IllegalTransition):  # it has nobody any more: its verdict stands
-                run.mark_preempting()
-            execution.preempting = True
+        if news.preempting:
+            self._mark_preempting(execution)
         if news.metrics is not None and news.said > execution.said:
             run.report(news.metrics)
             execution.said = news.said

@@ -1007,6 +1007,51 @@ def test_with_nothing_that_executes_there_is_nothing_to_leave(clock: ManualClock
 # --- recovery -------------------------------------------------------------------------------------
 
 
+def test_what_a_machine_that_is_taken_away_executes_is_queued_again(clock: ManualClock) -> None:
+    """It is asked, and ended after its grace; what ends well all the same is FINISHED, and nothing more is begun."""
+
+    def plan(execution: Pretended) -> Report | None:
+        match execution.run.index:
+            case 0:
+                return obeying(execution)
+            case 1:
+                return (lambda run: run.exited(-9)) if execution.ended else None
+            case _:
+                return (lambda run: run.finish(loss=1.0)) if execution.asked else None
+
+    agent = Pretending(plan, clock)
+    sweep = sweep_of(agent, 5, max_active=3, stop_grace=30.0)
+    agent.while_waiting = [agent.preempt]
+    assert (agent.drive(sweep), agent.accepting, agent.preempted) == (False, False, True)
+    runs = [(run.status, run.attempt) for run in sweep.runs()]
+    assert runs == [(RunStatus.PENDING, 2), (RunStatus.PENDING, 2), (RunStatus.FINISHED, 1)]
+    assert [text for text in agent.said if text.startswith(("ask", "end"))] == ["ask 0", "ask 1", "ask 2", "end 1"]
+    assert agent.drive(sweep) is False  # it is still about to be taken away
+    assert agent.begun == 0
+
+
+def test_a_preemption_during_an_outage_is_obeyed_at_once_and_reported_afterwards(clock: ManualClock) -> None:
+    agent, sweep, storage = executing(clock)
+    storage.away = True
+    agent.preempt()
+    agent.while_waiting = [lambda: None, lambda: setattr(storage, "away", False)]
+    assert agent.drive(sweep) is False
+    assert [(run.status, run.attempt) for run in sweep.runs()] == [(RunStatus.PENDING, 2)] * 2
+
+
+def test_a_run_that_is_killed_while_its_machine_is_taken_away_is_killed(clock: ManualClock) -> None:
+    agent = Pretending(obeying, clock)
+    sweep = sweep_of(agent, 5, max_active=2)
+
+    def leave() -> None:
+        Sweep.open("s", storage=sweep.storage, clock=clock)[0].kill()
+        agent.preempt()
+
+    agent.while_waiting = [leave]
+    assert agent.drive(sweep) is False
+    assert [run.status for run in sweep.runs()] == [RunStatus.KILLED, RunStatus.PENDING]
+
+
 def left_behind(clock: ManualClock) -> Sweep:
     """Return a sweep whose first run was begun by an orchestrator that is gone."""
     agent = Pretending(lambda _: None, clock)
