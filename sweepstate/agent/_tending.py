@@ -11,6 +11,7 @@ be looked at later, its end corrects that.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -258,8 +259,11 @@ class Tending(ABC, Generic[ExecutionT]):
 
     def _is_overdue(self, execution: ExecutionT) -> bool:
         """Return whether an execution was asked to end, and its grace is over."""
-        asked_at = execution.asked_at
-        return asked_at is not None and self._now() - asked_at >= execution.run.limits.stop_grace
+        return self._now() >= self._overdue_at(execution)
+
+    def _overdue_at(self, execution: ExecutionT) -> float:
+        """Return when the grace of an execution is over; never, if it was not asked to end."""
+        return math.inf if execution.asked_at is None else execution.asked_at + execution.run.limits.stop_grace
 
     def _beat_every(self, run: Run) -> float:
         return between_beats(run.limits)

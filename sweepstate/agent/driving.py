@@ -223,27 +223,30 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
                 _log.warning("agent %r: what executes is asked to end: %d", self.name, len(self._executions))
             self._end_all()
             self._report_once()
-        return all(execution.report is not None for execution in self._executions.values())
+        executions = list(self._executions.values())
+        return not self._launching and all(each.report is not None for each in executions)
 
     def _end_all(self) -> None:
         """Ask all executions to end, and end them; return when they are gone, or it makes no sense to wait."""
-        executions = list(self._executions.values())
-        grace_until = self._now() + max((each.run.limits.stop_grace for each in executions), default=0.0)
-        while executions := self._not_seen_gone(executions):
-            if self._interrupts:
-                grace_until = min(grace_until, self._now())
-            if self._now() >= grace_until + _FAREWELL:
-                return
+        over_at = self._now()  # when no grace is left
+        while (executions := self._not_seen_gone()) or self._launching:  # another thread may be about to begin one
             for execution in executions:
                 with suppress(*OF_STORAGE):
-                    self._try_to_ask(execution)
-                    if self._now() >= grace_until or self._is_overdue(execution):
+                    self._hasten(execution)
+                    if self._interrupts:
                         self._try_to_end(execution)
+            if self._interrupts:
+                over_at = min(over_at, self._now())
+            else:
+                over_at = max([over_at, *map(self._overdue_at, executions)])
+            if self._now() >= over_at + _FAREWELL:
+                return
             self._wait(self._poll)
 
-    def _not_seen_gone(self, executions: list[ExecutionT]) -> list[ExecutionT]:
+    def _not_seen_gone(self) -> list[ExecutionT]:
         with suppress(OSError):
             self._hear()
+        executions = list(self._executions.values())
         for execution in executions:
             with suppress(*OF_STORAGE):  # to which it has something to report on the way
                 self._look_at(execution)

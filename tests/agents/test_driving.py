@@ -984,6 +984,32 @@ def test_who_leaves_is_stopped_by_no_hook_that_raises(clock: ManualClock) -> Non
     assert {"ask 0", "ask 1", "end 0", "end 1"} <= set(agent.said)
 
 
+def test_who_leaves_also_ends_what_another_thread_is_about_to_begin(clock: ManualClock) -> None:
+    """Its order was delivered there before; with its whole grace."""
+    entered, let = threading.Event(), threading.Event()
+
+    class Slow(Pretending):
+        def _launch(self, run: Run, prepared: str) -> Pretended:
+            entered.set()
+            assert let.wait(10.0)
+            return super()._launch(run, prepared)
+
+    agent = Slow(lambda each: (lambda run: run.exited(-9)) if each.ended else None, clock)
+    sweep = sweep_of(agent, 1, stop_grace=30.0)
+    thread = threading.Thread(target=sweep.tick)
+    thread.start()
+    assert entered.wait(10.0)
+
+    def launch() -> None:
+        let.set()
+        thread.join(10.0)
+
+    agent.while_waiting = [launch]
+    began = clock()
+    assert (agent.terminate(), clock() - began) == (True, 32.0)  # a second each until it is there, and until it is seen
+    assert agent.said == ["prepare 0.1", "launch 0.1", "ask 0", "end 0", "released 0"]
+
+
 def test_nobody_leaves_in_the_middle_of_a_drive(clock: ManualClock) -> None:
     """Of another thread, that is."""
     agent = Pretending(finishing, clock)
