@@ -184,11 +184,18 @@ def _seconds(text: str) -> float:
 
 
 def _rows(text: str) -> int:
-    return check_count(int(text), "N", most=10_000)
+    return check_count(_whole(text), "N", most=10_000)
 
 
 def _positive(text: str) -> int:
-    return check_count(int(text), "N", least=1)
+    return check_count(_whole(text), "N", least=1)
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no whole number") from None
 
 
 def _names(text: str) -> list[str]:

@@ -190,7 +190,7 @@ def test_slots_are_handed_out_and_bound_how_many_execute(storage: SQLiteStorage,
         (["--slots-per-run", "2"], "--slots-per-run goes with --slots"),
         (["--slots", "0", "--slots-per-run", "0"], "--slots-per-run"),
         (["--count", "0"], "--count"),
-        (["--count", "all"], "--count"),
+        (["--count", "all"], "--count: 'all' is no whole number"),
     ],
 )
 def test_what_cannot_be_used_is_a_usage_error(storage: SQLiteStorage, cli: Cli, words: list[str], says: str) -> None:
