@@ -60,6 +60,7 @@ class Line:
 
     Attributes:
         birth: names the actor and no other ever.
+        births: of all actors that were met, thus in this cluster; but for the last, they are gone, and their tasks too.
         digest: of the function.
         doubts: how often orders may have been lost, or the actor has begun another life: of what was begun before and
             not heard of since, it is not known whether it is there.
@@ -93,6 +94,7 @@ class Line:
         self._connection: Final = _connection()
         self._actor: Any
         self.birth: str
+        self.births: Final[set[str]] = set()
         self._life: str
         self._lost = True
         self._meet()
@@ -228,6 +230,7 @@ class Line:
                 break
             module.kill(actor)  # left by a driver that died before it could do this
         self._actor, (self.birth, self._life) = actor, met
+        self.births.add(self.birth)
         self._after = 0
         self._lost = False
         self.doubts += 1

@@ -193,9 +193,13 @@ class RayAgent(DrivenAgent[bytes, RayExecution]):
             execution.systematic = news.systematic
             return partial(self._report, execution, news, news.end)
         if execution.doubts != line.doubts:
-            if not line.find(_name(run)):
-                return lambda run: run.crash(RESTARTED)
-            execution.doubts = line.doubts
+            match self._sought(_name(run), line):
+                case Trace.GONE:
+                    return lambda run: run.crash(RESTARTED)
+                case Trace.UNKNOWN:
+                    raise ConnectionError("it was begun in a cluster of which nobody can say whether it is gone")
+                case None:
+                    execution.doubts = line.doubts
         if news is not None:
             self._pass_on(execution, news)
         return None
@@ -227,9 +231,13 @@ class RayAgent(DrivenAgent[bytes, RayExecution]):
         if not name.startswith("ray:"):
             return Trace.UNKNOWN
         line = self._connect()
+        return self._sought(name, line) or RayExecution(run, line.doubts)
+
+    def _sought(self, name: str, line: Line) -> Trace | None:
+        """Return None for an execution that is at the actor, else what is known: what another cluster has is not."""
         if line.find(name):
-            return RayExecution(run, line.doubts)
-        return Trace.GONE if name.split(":")[1] == line.birth else Trace.UNKNOWN
+            return None
+        return Trace.GONE if name.split(":")[1] in line.births else Trace.UNKNOWN
 
     # --- the actor --------------------------------------------------------------------------------
 

@@ -71,6 +71,12 @@ def actors() -> list[str]:
     return [each["name"] for each in list_named_actors(all_namespaces=True)]
 
 
+def end_actor(agent: RayAgent) -> None:
+    """Kill the actor of an agent, which Ray does not start again then."""
+    ray: Any = import_module("ray")
+    ray.kill(ray.get_actor(f"agent:{agent.name}", namespace="sweepstate"))
+
+
 # --- how runs end ---------------------------------------------------------------------------------
 
 
@@ -492,6 +498,21 @@ def test_a_driver_that_connects_anew_goes_on_with_its_runs(nodes: Nodes, notes: 
     assert agent.drive(sweep)
     assert [(run.status, run.attempt) for run in sweep.runs()] == [(RunStatus.FINISHED, 1)] * 4
     assert actors() == []
+
+
+def test_a_driver_that_connects_anew_and_finds_no_actor_leaves_its_runs_to_silence(nodes: Nodes, notes: Path) -> None:
+    """It may be another cluster, and they may execute in the first one."""
+    ray: Any = import_module("ray")
+    agent = RayAgent(until_told(notes), name="silent", poll=0.2)
+    sweep = sweep_of(agent, 1, max_active=1, heartbeat_timeout=1.0, suspicion=0.5)
+    sweep.tick()
+    eventually(lambda: len(pids(notes)) == 1)
+    end_actor(agent)
+    ray.shutdown()
+    ray.init(address=nodes.address, log_to_driver=False, _node_ip_address="127.0.0.1")
+    assert agent.drive(sweep)
+    assert (sweep[0].status, sweep[0].cause) == (RunStatus.CRASHED, Cause.LOST)
+    end_actor(agent)
 
 
 def test_what_another_cluster_may_be_executing_is_left_alone() -> None:
