@@ -119,18 +119,19 @@ class Interrupts:
 
 
 @contextmanager
-def counted(count: Callable[[int, FrameType | None], object]) -> Generator[None]:
-    """Have Ctrl-C counted instead of raised, if this is the main thread; what is ignored stays ignored.
+def heard(number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> Generator[None]:
+    """Have a signal heard instead of raised, if this is the main thread; what is ignored stays ignored.
 
     Args:
-        count: the handler of SIGINT meanwhile.
+        number: of the signal.
+        handler: hears it meanwhile.
     """
-    theirs = signal.getsignal(signal.SIGINT)
+    theirs = signal.getsignal(number)
     if threading.current_thread() is not threading.main_thread() or theirs in (None, signal.SIG_IGN):
         yield  # what is ignored, in the background of a script say, stays ignored
         return
-    before: Any = signal.signal(signal.SIGINT, count)
+    before: Any = signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)

@@ -66,6 +66,8 @@ class Obeying(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._leaving = False
+        # Whether its machine is about to be taken away; it never forgets that.
+        self._preempted = False
         # How many runs it has begun since it was last driven, and how many it is to begin; None for any number.
         self._begun = 0
         self._most: int | None = None
@@ -83,9 +85,9 @@ class Obeying(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
         """Whether it wants more runs: not when it is about to leave, until it is driven again.
 
         It is after the first interrupt of ``drive``, when it has begun as many runs as it was to, after an error that
-        ``drive`` will raise, and after ``terminate``.
+        ``drive`` will raise, and after ``terminate``. After ``preempt`` it never is again.
         """
-        return self._wants_more() and self._has_room()
+        return self._wants_more() and self._has_room() and not self._full
 
     @property
     def begun(self) -> int:
@@ -100,7 +102,8 @@ class Obeying(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
 
     def _is_going(self) -> bool:
         """Return whether it begins nothing more, and leaves when nothing executes."""
-        return self._leaving or self._failure is not None or (self._most is not None and self._begun >= self._most)
+        enough = self._most is not None and self._begun >= self._most
+        return self._leaving or self._preempted or self._failure is not None or enough
 
     # --- what a subclass says ----------------------------------------------------------------------
 
@@ -160,6 +163,7 @@ class Obeying(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
         try:
             prepared = self._prepare(run)
         except NoRoom:
+            self._full = True  # first, or the commit that gives it back would hand out another
             _give_back(run)
             return
         name = self._execution_name()

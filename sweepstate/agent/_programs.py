@@ -70,14 +70,12 @@ class Child(Supervised):
         group: its processes.
         channel: what it says.
         output_before: how much was in its file of outputs before.
-        marked: whether it is noted that its machine is being taken away.
         watched: those of its processes that have outlived their leader and are waited for.
     """
 
     group: Group
     channel: Channel
     output_before: int
-    marked: bool = False
     watched: set[int] = attrs.field(factory=set[int])
 
     def message(self) -> str:

@@ -9,6 +9,7 @@ actor is a process of its own that takes a second to begin, while tasks share wo
 from __future__ import annotations
 
 import asyncio
+import pickle
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -41,14 +42,14 @@ class Begin(NamedTuple):
         sweep_id: the id of its sweep.
         digest: of the function, which the actor was given when it was met.
         run: a ``RayRun``, pickled: the actor only hands it on.
-        options: of Ray, for the task.
+        options: of Ray, for the task; pickled too, so that what cannot be read there is about this execution alone.
     """
 
     execution: str
     sweep_id: str
     digest: str
     run: bytes
-    options: Mapping[str, Any]
+    options: bytes
 
 
 class Ask(NamedTuple):
@@ -222,10 +223,13 @@ class Keeper:
 
     def _begin(self, order: Begin) -> None:
         held = self._held[order.execution] = _Held(order.sweep_id)
-        try:
-            held.ref = _task(order.options).remote(self._codes[order.digest], order.run)
-        except KeyError:
+        code = self._codes.get(order.digest)
+        if code is None:  # given to an earlier life
             self._conclude(held, Outcome(End(Exit.SIGNAL, RESTARTED)))
+            return
+        try:
+            options: Mapping[str, Any] = pickle.loads(order.options)  # noqa: S301 - the agent pickled them
+            held.ref = _task(options).remote(code, order.run)
         except Exception as error:
             self._conclude(held, Outcome(End(Exit.ERROR, describe(error))))
         else:

@@ -11,6 +11,7 @@ be looked at later, its end corrects that.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 import attrs
 
 from ..core.decide import Answer
-from ..core.errors import Conflict, InvalidValue, StorageError, SweepNotFound, SweepstateError
+from ..core.errors import Conflict, IllegalTransition, InvalidValue, StorageError, SweepNotFound, SweepstateError
 from ..core.values import check_text, describe_error
 from ._beating import between_beats
 from ._waiting import Bell
@@ -52,6 +53,7 @@ class Execution:
         beat_at: when its next heartbeat is due, by the agent's own clock.
         unseen: whether the last look at it has raised, so that nobody knows whether it executes.
         systematic: an error that every run of its sweep would have, if its end is one; it goes to whoever drives.
+        preempting: whether it is committed that its machine is about to be taken away.
     """
 
     run: Run
@@ -62,6 +64,7 @@ class Execution:
     asked_at: float | None = attrs.field(default=None, kw_only=True)
     unseen: bool = attrs.field(default=False, kw_only=True)
     systematic: SweepstateError | None = attrs.field(default=None, kw_only=True)
+    preempting: bool = attrs.field(default=False, kw_only=True)
 
 
 ExecutionT = TypeVar("ExecutionT", bound=Execution)
@@ -81,6 +84,8 @@ class Tending(ABC, Generic[ExecutionT]):
         self._wake: Final = Bell()
         # When to tick next. Not each time that something has ended: the commit that reports it fills its slot.
         self._tick_at = 0.0
+        # Whether a run was given back for want of room; then none is asked for until the next tick.
+        self._full = False
         # Why no more runs are begun: an error that each of them would have, too.
         self._failure: SweepstateError | None = None
 
@@ -141,6 +146,19 @@ class Tending(ABC, Generic[ExecutionT]):
             execution.ended = before
             raise
 
+    def _hasten(self, execution: ExecutionT) -> None:
+        """Ask an execution to end, if it was not, and end it once its grace is over."""
+        self._try_to_ask(execution)
+        if self._is_overdue(execution):
+            self._try_to_end(execution)
+
+    def _mark_preempting(self, execution: ExecutionT) -> None:
+        """Report, once, that the machine of an execution is about to be taken away."""
+        if not execution.preempting:
+            with suppress(IllegalTransition):  # killed or handed on since: it has no say any more
+                execution.run.mark_preempting()
+            execution.preempting = True
+
     def _try(self, action: Callable[[ExecutionT], object], execution: ExecutionT, what: str) -> None:
         """Do something for one execution; what it raises is logged, as it is no business of the others."""
         try:
@@ -199,7 +217,7 @@ class Tending(ABC, Generic[ExecutionT]):
         run, report = execution.run, execution.report
         if execution.systematic is not None:
             self._give_up(execution.systematic)  # first, or the commit that reports it would fill its slot
-        had_room = self._has_room()
+        had_room = self._has_room() and not self._full
         try:
             caused = run.gone() if execution.ended or report is None else report(run)
             if not caused or not had_room:
@@ -237,14 +255,15 @@ class Tending(ABC, Generic[ExecutionT]):
         if answer is Answer.KILL:
             self._try_to_end(execution)
         elif answer is Answer.STOP:
-            self._try_to_ask(execution)
-            if self._is_overdue(execution):
-                self._try_to_end(execution)  # also one whose run is over, so that no tick makes it KILLED
+            self._hasten(execution)  # also one whose run is over, so that no tick makes it KILLED
 
     def _is_overdue(self, execution: ExecutionT) -> bool:
         """Return whether an execution was asked to end, and its grace is over."""
-        asked_at = execution.asked_at
-        return asked_at is not None and self._now() - asked_at >= execution.run.limits.stop_grace
+        return self._now() >= self._overdue_at(execution)
+
+    def _overdue_at(self, execution: ExecutionT) -> float:
+        """Return when the grace of an execution is over; never, if it was not asked to end."""
+        return math.inf if execution.asked_at is None else execution.asked_at + execution.run.limits.stop_grace
 
     def _beat_every(self, run: Run) -> float:
         return between_beats(run.limits)

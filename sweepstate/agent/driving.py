@@ -11,6 +11,7 @@ How orders are obeyed stands in ``_obeying``, and what is done for each executio
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext, suppress
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..core.errors import AgentError, Conflict, InvalidValue, SearchError, StorageError, SweepNotFound
 from ..core.values import check_count, check_seconds
-from ._interrupts import counted
+from ._interrupts import heard
 from ._obeying import NoRoom, Obeying, PreparedT, Trace
 from ._tending import OF_STORAGE, Execution, ExecutionT, Key, Report
 
@@ -91,7 +92,8 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
                 counts again. It returns when these have ended.
 
         Returns:
-            Whether the sweep is done: False if it was interrupted, or deleted, or ``count`` runs have ended, before.
+            Whether the sweep is done: False if it was interrupted, preempted, or deleted, or ``count`` runs have ended,
+            before.
             ``begun`` says how many runs were begun.
 
         Raises:
@@ -130,6 +132,7 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
         while True:
             try:
                 self._obey_interrupts()
+                self._obey_preemption()
                 if self._unsettled:
                     self._unsettled = False
                     self._recover(sweep)
@@ -158,6 +161,7 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
 
     def _tick(self, sweep: Sweep) -> float:
         """Let time act, deliver orders, and have slots filled; return after how many seconds to do so again."""
+        self._full = False
         try:
             tick = sweep.tick()
         except AgentError as error:
@@ -222,27 +226,30 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
                 _log.warning("agent %r: what executes is asked to end: %d", self.name, len(self._executions))
             self._end_all()
             self._report_once()
-        return all(execution.report is not None for execution in self._executions.values())
+        executions = list(self._executions.values())
+        return not self._launching and all(each.report is not None for each in executions)
 
     def _end_all(self) -> None:
         """Ask all executions to end, and end them; return when they are gone, or it makes no sense to wait."""
-        executions = list(self._executions.values())
-        grace_until = self._now() + max((each.run.limits.stop_grace for each in executions), default=0.0)
-        while executions := self._not_seen_gone(executions):
-            if self._interrupts:
-                grace_until = min(grace_until, self._now())
-            if self._now() >= grace_until + _FAREWELL:
-                return
+        over_at = self._now()  # when no grace is left
+        while (executions := self._not_seen_gone()) or self._launching:  # another thread may be about to begin one
             for execution in executions:
                 with suppress(*OF_STORAGE):
-                    self._try_to_ask(execution)
-                    if self._now() >= grace_until or self._is_overdue(execution):
+                    self._hasten(execution)
+                    if self._interrupts:
                         self._try_to_end(execution)
+            if self._interrupts:
+                over_at = min(over_at, self._now())
+            else:
+                over_at = max([over_at, *map(self._overdue_at, executions)])
+            if self._now() >= over_at + _FAREWELL:
+                return
             self._wait(self._poll)
 
-    def _not_seen_gone(self, executions: list[ExecutionT]) -> list[ExecutionT]:
+    def _not_seen_gone(self) -> list[ExecutionT]:
         with suppress(OSError):
             self._hear()
+        executions = list(self._executions.values())
         for execution in executions:
             with suppress(*OF_STORAGE):  # to which it has something to report on the way
                 self._look_at(execution)
@@ -258,13 +265,51 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
                     _log.warning("agent %r: the end of %r could not be reported: %s", self.name, execution.run, error)
                     return
 
+    # --- preemption -------------------------------------------------------------------------------
+
+    def preempt(self) -> None:
+        """Note that this machine is about to be taken away. Any thread may call this, and the handler of a signal.
+
+        From then on this agent begins no runs. ``drive`` marks those that execute as preempting, asks them to end,
+        ends them after ``limits.stop_grace``, and returns. They are queued again, but for those that exit with 0. What
+        can be neither asked nor ended, such as a function in a thread, is waited for.
+
+        Example:
+            >>> import signal
+            >>> from sweepstate import SubprocessAgent
+            >>> agent = SubprocessAgent(["python", "train.py"])
+            >>> before = signal.signal(signal.SIGTERM, lambda *_: agent.preempt())
+            >>> _ = signal.signal(signal.SIGTERM, before)
+        """
+        self._preempted = True
+        self._wake.set()
+
+    @property
+    def preempted(self) -> bool:
+        """Whether ``preempt`` was called."""
+        return self._preempted
+
+    def _obey_preemption(self) -> None:
+        """Mark what executes as preempting, so that it is queued again, and have it end while there is time."""
+        if not self._preempted:
+            return
+        executions = [each for each in list(self._executions.values()) if each.report is None]
+        if not self._leaving:
+            text = "agent %r: its machine is about to be taken away; what executes is asked to end: %d"
+            _log.warning(text, self.name, len(executions))
+            self._leaving = True
+        for execution in executions:  # first what needs no storage
+            self._hasten(execution)
+        for execution in executions:
+            self._mark_preempting(execution)
+
     # --- interrupts -------------------------------------------------------------------------------
 
     @contextmanager
     def _listening(self, *, signals: bool) -> Generator[None]:
         """Count interrupts instead of raising them, in the main thread."""
         self._interrupts = self._obeyed = 0
-        with counted(self._interrupted) if signals else nullcontext():
+        with heard(signal.SIGINT, self._interrupted) if signals else nullcontext():
             yield
 
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
 
-from ..core.errors import IllegalTransition, InvalidValue
+from ..core.errors import InvalidValue
 from ..core.values import FrozenDict, check_flag, check_number, show
 from ..handles.checks import check_immediate_function
 from ._calls import Outcome, tell
@@ -49,15 +49,13 @@ class RayExecution(Execution):
     Attributes:
         doubts: those of the agent's line at which it was known that the actor has it.
         said: how many of its reports are committed.
-        preempting: whether it is committed that it is preempting.
     """
 
     doubts: int
     said: int = 0
-    preempting: bool = False
 
 
-class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
+class RayAgent(DrivenAgent[bytes, RayExecution]):
     """Executes each run as a task on a Ray cluster.
 
     Connect first: ``ray.init(address=...)``; the agent never starts Ray. Then ``agent.drive(sweep)``. The function is
@@ -118,10 +116,7 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
             _check(field, {field: value})
         self._options_for: Final = options
         self._interrupt: Final = check_flag(interrupts, "interrupts")
-        try:
-            self._code: Final[bytes] = ray().cloudpickle.dumps(function)
-        except Exception as error:
-            raise InvalidValue("function", f"cannot be pickled: {error}", "let it make what it needs") from error
+        self._code: Final = _pickled("function", function)
         self._line: Line | None = None
         self._connecting: Final = threading.Lock()
         self._driver: int | None = None  # the thread that drives
@@ -161,22 +156,22 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         with self._connecting:
             line, self._line = self._line, None
         self._news.clear()
-        return line is None or line.leave(sweep_id)
+        return line is None or (line.connected and line.leave(sweep_id))
 
     # --- what DrivenAgent asks ---------------------------------------------------------------------
 
-    def _prepare(self, run: Run) -> Mapping[str, Any]:
+    def _prepare(self, run: Run) -> bytes:
         options = {"name": f"{run.sweep_id}[{run.index}]", **self._options}
         if self._options_for is not None:
             options |= self._options_for(run.config)
             _check("options", options)
         self._connect()
-        return options
+        return _pickled("options", options)
 
     def _execution_name(self) -> str:
         return f"ray:{self._connect().birth}:{secrets.token_hex(8)}"
 
-    def _launch(self, run: Run, prepared: Mapping[str, Any]) -> RayExecution:
+    def _launch(self, run: Run, prepared: bytes) -> RayExecution:
         line = self._connect()
         name = _name(run)
         place = (run.sweep_id, run.index, run.attempt)
@@ -197,19 +192,23 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
 
     def _hear(self) -> None:
         if self._line is not None:
-            for news in self._line.hear():
+            for news in self._connect().hear():
                 self._news[news.execution] = news
 
     def _look(self, execution: RayExecution) -> Report | None:
-        run, line = execution.run, self._connect()
+        run, line = execution.run, self._line or self._connect()
         news = self._news.get(_name(run))
         if news is not None and news.outcome is not None:
             execution.systematic = news.outcome.systematic
             return partial(self._report, execution, news, news.outcome)
         if execution.doubts != line.doubts:
-            if not line.find(_name(run)):
-                return lambda run: run.crash(RESTARTED)
-            execution.doubts = line.doubts
+            match self._sought(_name(run), line):
+                case Trace.GONE:
+                    return lambda run: run.crash(RESTARTED)
+                case Trace.UNKNOWN:
+                    raise ConnectionError("it was begun in a cluster of which nobody can say whether it is gone")
+                case None:
+                    execution.doubts = line.doubts
         if news is not None:
             self._pass_on(execution, news)
         return None
@@ -221,10 +220,8 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
     def _pass_on(self, execution: RayExecution, news: News) -> None:
         """Commit what an execution has said on the way."""
         run = execution.run
-        if news.preempting and not execution.preempting:
-            with suppress(IllegalTransition):  # it has nobody any more: its verdict stands
-                run.mark_preempting()
-            execution.preempting = True
+        if news.preempting:
+            self._mark_preempting(execution)
         if news.metrics is not None and news.said > execution.said:
             run.report(news.metrics)
             execution.said = news.said
@@ -234,9 +231,13 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
         if not name.startswith("ray:"):
             return Trace.UNKNOWN
         line = self._connect()
+        return self._sought(name, line) or RayExecution(run, line.doubts)
+
+    def _sought(self, name: str, line: Line) -> Trace | None:
+        """Return None for an execution that is at the actor, else what is known: what another cluster has is not."""
         if line.find(name):
-            return RayExecution(run, line.doubts)
-        return Trace.GONE if name.split(":")[1] == line.birth else Trace.UNKNOWN
+            return None
+        return Trace.GONE if name.split(":")[1] in line.births else Trace.UNKNOWN
 
     # --- the actor --------------------------------------------------------------------------------
 
@@ -265,17 +266,30 @@ class RayAgent(DrivenAgent[Mapping[str, Any], RayExecution]):
 
     def _connect(self) -> Line:
         line = self._line
-        if line is not None:
+        if line is not None and line.connected:
             return line
         with self._connecting:
-            if self._line is None:
-                self._line = Line(self.name, self._code, self._wake.set)
+            if self._line is None or not self._line.connected:
+                self._line = Line(self.name, self._code, self._wake.set, self._now, before=self._line)
             return self._line
 
 
 def _name(run: Run) -> str:
     """Return what names the execution of a run whose start is reported."""
     return run.execution or ""
+
+
+def _pickled(field: str, value: object) -> bytes:
+    """Return what the cluster is given of an argument.
+
+    Raises:
+        InvalidValue: it cannot be pickled.
+    """
+    try:
+        pickled: bytes = ray().cloudpickle.dumps(value)
+    except Exception as error:
+        raise InvalidValue(field, f"cannot be pickled: {error}", "let the function make what it needs") from error
+    return pickled
 
 
 def _check(field: str, options: Mapping[str, Any]) -> None:

@@ -14,13 +14,13 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ..core.errors import IllegalTransition, InvalidValue
+from ..core.errors import InvalidValue
 from ..core.values import check_collection, check_text, show
 from ._channel import Channel
 from ._command import Command, to_json
@@ -237,10 +237,8 @@ class SubprocessAgent(DrivenAgent[Prepared, Supervised]):
     def _pass_on(self, child: Child) -> None:
         """Report what a program has said: first that it is being preempted, as that decides about its end."""
         channel = child.channel
-        if channel.preempting and not child.marked:
-            with suppress(IllegalTransition):  # killed or handed on since: it has no say any more
-                child.run.mark_preempting()
-            child.marked = True
+        if channel.preempting:
+            self._mark_preempting(child)
         metrics = channel.take_newest()
         if metrics is not None:
             try:

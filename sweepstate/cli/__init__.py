@@ -2,8 +2,8 @@
 
 Exit codes: 0, done; 1, refused or failed, with the library's message on
 standard error; 2, the command line is wrong, or an extra is missing; 130,
-interrupted by Ctrl-C; 141, nobody reads the output any more (as a shell counts
-SIGINT and SIGPIPE).
+interrupted by Ctrl-C; 141, nobody reads the output any more; 143, an agent was
+sent SIGTERM (as a shell counts SIGINT, SIGPIPE and SIGTERM).
 """
 
 from __future__ import annotations

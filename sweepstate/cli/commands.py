@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from time import sleep
 from typing import Final
 
+from ..agent._interrupts import TERMINATED, heard
 from ..agent.slots import Slots
 from ..core.errors import InvalidValue
 from ..core.events import BacklogAdded, Event, RunEnded, SweepStatusChanged
@@ -138,15 +140,18 @@ def agent(arguments: Namespace) -> None:
 
         workdir = _made(arguments.workdir)
         driven = SubprocessAgent(arguments.command, name=arguments.name, workdir=workdir, slots=slots)
-        try:
-            handle = Sweep.open(arguments.id, storage=storage, agent=driven)
-            driven.drive(handle, count=arguments.count)
-        except BaseException:
-            driven.terminate()  # or what executes would have nobody who looks after it
-            raise
+        with heard(signal.SIGTERM, lambda _number, _frame: driven.preempt()):
+            try:
+                handle = Sweep.open(arguments.id, storage=storage, agent=driven)
+                driven.drive(handle, count=arguments.count)
+            except BaseException:
+                driven.terminate()  # or what executes would have nobody who looks after it
+                raise
         state = handle.refresh().state
         counts = [f"{count:,} {status.lower()}" for status, count in state.counts.items() if count]
         say(printable(f"sweep {handle.id!r} is {state.status}: {', '.join([_runs(state.created), *counts])}"))
+        if driven.preempted and not state.done:
+            raise SystemExit(TERMINATED)
         if not state.done and (arguments.count is None or driven.begun < arguments.count):
             # The agent has met Ctrl-C itself, and gone when its runs had ended; whoever called is to know of it.
             raise KeyboardInterrupt

@@ -224,6 +224,45 @@ def test_a_run_for_which_another_took_the_room_is_given_back(clock: ManualClock)
     assert (sweep[0].status, sweep[0].attempt) == (RunStatus.FINISHED, 6)
 
 
+class Full(Pretending):
+    """Finds out only when it prepares that there is no room; then it says so to whoever wants to know."""
+
+    room = 0
+    asked = 0
+
+    def _prepare(self, run: Run) -> str:
+        self.asked += 1
+        if self.room <= len(self._executions):
+            raise NoRoom
+        return super()._prepare(run)
+
+    def _wait(self, seconds: float) -> None:
+        super()._wait(min(seconds, 1.0))  # something happens meanwhile
+
+
+def test_an_agent_that_finds_no_room_does_not_spin(clock: ManualClock) -> None:
+    """However many runs there are, it tries with one, and then waits."""
+    agent = Full(finishing, clock)
+    sweep = sweep_of(agent, 100, max_active=100)
+    asked: list[int] = []
+
+    def leave() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    agent.while_waiting = [*[lambda: asked.append(agent.asked)] * 3, leave]
+    assert agent.drive(sweep) is False
+    assert asked == [1, 2, 3]
+
+
+def test_room_that_an_end_makes_is_used_at_once_also_if_it_is_found_out_late(clock: ManualClock) -> None:
+    agent = Full(lambda _: lambda run: run.finish(loss=1.0), clock, poll=10.0)
+    agent.room = 1
+    sweep = sweep_of(agent, 5, max_active=2)
+    began = clock()
+    agent.drive(sweep)
+    assert (sweep.counts[RunStatus.FINISHED], clock() - began) == (5, 5.0)
+
+
 def test_a_bell_may_be_rung_from_a_signal_handler_at_any_moment() -> None:
     """Also while whoever waits for it is at its lock; ``threading.Event`` hangs here."""
     bell = Bell()
@@ -945,6 +984,32 @@ def test_who_leaves_is_stopped_by_no_hook_that_raises(clock: ManualClock) -> Non
     assert {"ask 0", "ask 1", "end 0", "end 1"} <= set(agent.said)
 
 
+def test_who_leaves_also_ends_what_another_thread_is_about_to_begin(clock: ManualClock) -> None:
+    """Its order was delivered there before; with its whole grace."""
+    entered, let = threading.Event(), threading.Event()
+
+    class Slow(Pretending):
+        def _launch(self, run: Run, prepared: str) -> Pretended:
+            entered.set()
+            assert let.wait(10.0)
+            return super()._launch(run, prepared)
+
+    agent = Slow(lambda each: (lambda run: run.exited(-9)) if each.ended else None, clock)
+    sweep = sweep_of(agent, 1, stop_grace=30.0)
+    thread = threading.Thread(target=sweep.tick)
+    thread.start()
+    assert entered.wait(10.0)
+
+    def launch() -> None:
+        let.set()
+        thread.join(10.0)
+
+    agent.while_waiting = [launch]
+    began = clock()
+    assert (agent.terminate(), clock() - began) == (True, 32.0)  # a second each until it is there, and until it is seen
+    assert agent.said == ["prepare 0.1", "launch 0.1", "ask 0", "end 0", "released 0"]
+
+
 def test_nobody_leaves_in_the_middle_of_a_drive(clock: ManualClock) -> None:
     """Of another thread, that is."""
     agent = Pretending(finishing, clock)
@@ -966,6 +1031,51 @@ def test_with_nothing_that_executes_there_is_nothing_to_leave(clock: ManualClock
 
 
 # --- recovery -------------------------------------------------------------------------------------
+
+
+def test_what_a_machine_that_is_taken_away_executes_is_queued_again(clock: ManualClock) -> None:
+    """It is asked, and ended after its grace; what ends well all the same is FINISHED, and nothing more is begun."""
+
+    def plan(execution: Pretended) -> Report | None:
+        match execution.run.index:
+            case 0:
+                return obeying(execution)
+            case 1:
+                return (lambda run: run.exited(-9)) if execution.ended else None
+            case _:
+                return (lambda run: run.finish(loss=1.0)) if execution.asked else None
+
+    agent = Pretending(plan, clock)
+    sweep = sweep_of(agent, 5, max_active=3, stop_grace=30.0)
+    agent.while_waiting = [agent.preempt]
+    assert (agent.drive(sweep), agent.accepting, agent.preempted) == (False, False, True)
+    runs = [(run.status, run.attempt) for run in sweep.runs()]
+    assert runs == [(RunStatus.PENDING, 2), (RunStatus.PENDING, 2), (RunStatus.FINISHED, 1)]
+    assert [text for text in agent.said if text.startswith(("ask", "end"))] == ["ask 0", "ask 1", "ask 2", "end 1"]
+    assert agent.drive(sweep) is False  # it is still about to be taken away
+    assert agent.begun == 0
+
+
+def test_a_preemption_during_an_outage_is_obeyed_at_once_and_reported_afterwards(clock: ManualClock) -> None:
+    agent, sweep, storage = executing(clock)
+    storage.away = True
+    agent.preempt()
+    agent.while_waiting = [lambda: None, lambda: setattr(storage, "away", False)]
+    assert agent.drive(sweep) is False
+    assert [(run.status, run.attempt) for run in sweep.runs()] == [(RunStatus.PENDING, 2)] * 2
+
+
+def test_a_run_that_is_killed_while_its_machine_is_taken_away_is_killed(clock: ManualClock) -> None:
+    agent = Pretending(obeying, clock)
+    sweep = sweep_of(agent, 5, max_active=2)
+
+    def leave() -> None:
+        Sweep.open("s", storage=sweep.storage, clock=clock)[0].kill()
+        agent.preempt()
+
+    agent.while_waiting = [leave]
+    assert agent.drive(sweep) is False
+    assert [run.status for run in sweep.runs()] == [RunStatus.KILLED, RunStatus.PENDING]
 
 
 def left_behind(clock: ManualClock) -> Sweep:

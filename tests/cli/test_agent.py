@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ class FakeSubprocessAgent(InlineAgent):
         self.begun_early = False
         self.driven: Sweep | None = None
         self.terminated = False
+        self.preempted = False
         super().__init__(self.run, name="fake" if name is None else name)
         type(self).made.append(self)
 
@@ -49,6 +51,9 @@ class FakeSubprocessAgent(InlineAgent):
             raise self.raising
         while self.accepting and not sweep.refresh().done:
             sweep.tick()
+
+    def preempt(self) -> None:
+        self.preempted = True
 
     def terminate(self) -> bool:
         self.terminated = True
@@ -151,6 +156,18 @@ def test_who_goes_before_so_many_runs_was_interrupted(
     new_sweep(storage, max_active=1)
     monkeypatch.setattr(FakeSubprocessAgent, "drive", lambda self, sweep, count: None)
     assert cli("agent", "s", "--count", "2", "--", "true").code == 130
+
+
+def test_who_is_terminated_says_so_and_leaves(
+    storage: SQLiteStorage, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As shells say it; and the handler of this process is its own again."""
+    new_sweep(storage, max_active=1)
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(FakeSubprocessAgent, "drive", lambda self, sweep, count: signal.raise_signal(signal.SIGTERM))
+    said = cli("agent", "s", "--count", "2", "--", "true")
+    assert (said.code, said.out.startswith("sweep 's' is RUNNING"), the_agent().preempted) == (143, True, True)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_directory_is_made_for_what_programs_leave(storage: SQLiteStorage, cli: Cli, tmp_path: Path) -> None:

@@ -188,6 +188,25 @@ def test_an_agent_whose_storage_stays_away_ends_its_programs_and_exits_1(stage: 
         assert [run.status for run in sweep.runs()] == [RunStatus.CRASHED] * 2
 
 
+def test_an_agent_that_is_terminated_ends_its_programs_which_are_queued_again(stage: Stage) -> None:
+    """As by systemd, Kubernetes or Slurm, which kill a while later; the next one does the work."""
+    with SQLiteStorage(stage.path / "s.db", synchronous="NORMAL") as storage:
+        sweep = new_sweep(storage, points=3, max_active=2, stop_grace=0.2)
+        with agent_of(stage, "ignore_sigterm") as (process, _):
+            stage.wait_ready(0, 1)
+            process.terminate()
+            assert process.wait(PATIENCE) == 143
+            assert stage.executing() == []
+        assert [(run.status, run.attempt) for run in sweep.runs()] == [(RunStatus.PENDING, 2)] * 2
+        with agent_of(stage, "once") as (process, _):
+            assert process.wait(PATIENCE) == 0
+        assert [(run.status, run.attempt) for run in sweep.runs()] == [
+            (RunStatus.FINISHED, 2),
+            (RunStatus.FINISHED, 2),
+            (RunStatus.FINISHED, 1),
+        ]
+
+
 def test_an_agent_leaves_after_so_many_runs_each_with_its_slot(stage: Stage) -> None:
     """The sweep need not bound how many execute at once, as the slots do."""
     with SQLiteStorage(stage.path / "s.db", synchronous="NORMAL") as storage:

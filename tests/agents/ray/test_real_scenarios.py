@@ -71,6 +71,12 @@ def actors() -> list[str]:
     return [each["name"] for each in list_named_actors(all_namespaces=True)]
 
 
+def end_actor(agent: RayAgent) -> None:
+    """Kill the actor of an agent, which Ray does not start again then."""
+    ray: Any = import_module("ray")
+    ray.kill(ray.get_actor(f"agent:{agent.name}", namespace="sweepstate"))
+
+
 # --- how runs end ---------------------------------------------------------------------------------
 
 
@@ -249,6 +255,39 @@ def test_options_that_cannot_be_end_their_run_as_not_launched() -> None:
     first, second, third = sweep.runs()
     assert (first.cause, second.cause, third.status) == (Cause.NOT_LAUNCHED, Cause.NOT_LAUNCHED, RunStatus.FINISHED)
     assert "max_retries: decided by the agent" in str(first.message)
+
+
+class Unreadable(str):
+    """A text that is pickled, and cannot be read again."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("not a number",)
+
+
+class Unsendable(str):
+    """A text that cannot be pickled."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise ValueError("not sent")
+
+
+def test_options_that_cannot_travel_end_their_run_and_no_other() -> None:
+    """Though they are told to the actor together."""
+
+    def options(config: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"name": {0: Unsendable("a"), 1: Unreadable("b")}.get(config["x"], "c")}
+
+    agent = RayAgent(lambda _: {"loss": 1.0}, name="travels", options=options, poll=0.1)
+    sweep = sweep_of(agent, 3, max_active=3)
+    agent.drive(sweep)
+    unsendable, unreadable, good = sweep.runs()
+    assert (unsendable.cause, unreadable.cause, good.status) == (Cause.NOT_LAUNCHED, Cause.ERROR, RunStatus.FINISHED)
+    assert "options: cannot be pickled: not sent" in str(unsendable.message)
+    assert "not a number" in str(unreadable.message)
 
 
 def test_a_function_that_workers_cannot_load_fails_its_runs() -> None:
@@ -452,6 +491,41 @@ def test_a_driver_that_is_killed_comes_back_and_finds_its_runs(nodes: Nodes, not
     assert [path.read_text() for path in notes.glob("*.*")] == ["begun\n"] * 12
     ended = [event for event in sweep.history() if isinstance(event, RunEnded)]
     assert len({event.index for event in ended}) == 12
+
+
+def test_a_driver_that_connects_anew_goes_on_with_its_runs(nodes: Nodes, notes: Path) -> None:
+    """What it had asked the actor for by the first connection is never answered."""
+    ray: Any = import_module("ray")
+    agent = RayAgent(until_told(notes), name="anew", poll=0.2)
+    sweep = sweep_of(agent, 4, max_active=2)
+    sweep.tick()
+    eventually(lambda: len(pids(notes)) == 2)
+    ray.shutdown()
+    try:
+        assert agent.close() is False
+        with pytest.raises(InvalidValue, match=r"call ray\.init"):
+            agent.drive(sweep)
+    finally:
+        ray.init(address=nodes.address, log_to_driver=False, _node_ip_address="127.0.0.1")
+    (notes / "go").touch()
+    assert agent.drive(sweep)
+    assert [(run.status, run.attempt) for run in sweep.runs()] == [(RunStatus.FINISHED, 1)] * 4
+    assert actors() == []
+
+
+def test_a_driver_that_connects_anew_and_finds_no_actor_leaves_its_runs_to_silence(nodes: Nodes, notes: Path) -> None:
+    """It may be another cluster, and they may execute in the first one."""
+    ray: Any = import_module("ray")
+    agent = RayAgent(until_told(notes), name="silent", poll=0.2)
+    sweep = sweep_of(agent, 1, max_active=1, heartbeat_timeout=1.0, suspicion=0.5)
+    sweep.tick()
+    eventually(lambda: len(pids(notes)) == 1)
+    end_actor(agent)
+    ray.shutdown()
+    ray.init(address=nodes.address, log_to_driver=False, _node_ip_address="127.0.0.1")
+    assert agent.drive(sweep)
+    assert (sweep[0].status, sweep[0].cause) == (RunStatus.CRASHED, Cause.LOST)
+    end_actor(agent)
 
 
 def test_what_another_cluster_may_be_executing_is_left_alone() -> None:
