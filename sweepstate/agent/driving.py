@@ -92,9 +92,8 @@ class DrivenAgent(Obeying[PreparedT, ExecutionT]):
                 counts again. It returns when these have ended.
 
         Returns:
-            Whether the sweep is done: False if it was interrupted, preempted, or deleted, or ``count`` runs have ended,
-            before.
-            ``begun`` says how many runs were begun.
+            Whether the sweep is done: not if it was interrupted, preempted or deleted, or ``count`` runs have ended,
+            before. ``begun`` says how many runs were begun.
 
         Raises:
             InvalidValue: the sweep has another agent, or it is being driven in another thread, or the count is none. Or

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -50,8 +51,19 @@ class Nodes:
         return node
 
     def kill(self, node: Any) -> None:
-        """Kill a node, with no chance for anything."""
+        """Kill a node, with no chance for anything; return when the cluster knows, or a driver might join it there."""
+        before = alive()
         self.cluster.remove_node(node, allow_graceful=False)
+        until = time.monotonic() + 60.0
+        while alive() >= before:
+            assert time.monotonic() < until, "the cluster does not know that a node is dead"
+            time.sleep(0.05)
+
+
+def alive() -> int:
+    """Return how many nodes the cluster believes to be alive."""
+    ray: Any = import_module("ray")
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 @contextmanager

@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -465,25 +467,35 @@ agent.drive(sweep)
 """
 
 
+@contextmanager
+def saying(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program while the body looks at what it does; if that is not what it should be, show what it said."""
+    with tempfile.TemporaryFile() as said:
+        program = subprocess.Popen(command, stderr=said)
+        try:
+            yield program
+        except BaseException:
+            said.seek(0)
+            sys.stderr.write(f"exit code {program.poll()}, it said:\n{said.read().decode(errors='replace')}")
+            raise
+        finally:
+            program.kill()
+            program.wait()
+
+
 def test_a_driver_that_is_killed_comes_back_and_finds_its_runs(nodes: Nodes, notes: Path, tmp_path: Path) -> None:
     """Those that execute, and those that ended meanwhile: each point is executed once, and the sweep finishes."""
     database = tmp_path / "sweeps.db"
     command = [sys.executable, "-c", DRIVER, nodes.address, str(database), str(notes)]
-    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
+    with saying(command) as first:
         eventually(lambda: len(list(notes.glob("*.*"))) >= 5)
-    finally:
         first.kill()
         first.wait()
     time.sleep(0.5)  # whatever it was doing, and whoever would miss it
-    second = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
+    with saying(command) as second:
         time.sleep(0.5)
         (notes / "go").touch()
         assert second.wait(PATIENCE) == 0
-    finally:
-        second.kill()
-        second.wait()
     sweep = Sweep.open("s", storage=SQLiteStorage(database))
     assert (sweep.status, sweep.done) == (SweepStatus.FINISHED, True)
     assert [run.metrics["loss"] for run in sweep.runs()] == [float(x) for x in range(12)]
