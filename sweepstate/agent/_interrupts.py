@@ -126,11 +126,11 @@ def heard(number: signal.Signals, handler: Callable[[int, FrameType | None], obj
         number: of the signal.
         handler: hears it meanwhile.
     """
-    theirs = signal.getsignal(number)
-    if threading.current_thread() is not threading.main_thread() or theirs in (None, signal.SIG_IGN):
+    before = signal.getsignal(number)
+    if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
         yield  # what is ignored, in the background of a script say, stays ignored
         return
-    before: Any = signal.signal(number, handler)
+    signal.signal(number, handler)
     try:
         yield
     finally:

@@ -23,6 +23,7 @@ from ..core.questions import Leased
 from ..core.state import RunState
 from ..handles.reports import make_token
 from ..hooks import Kill, Start, Stop
+from ._beating import between_beats
 from ._tending import OF_STORAGE, Execution, ExecutionT, Key, Tending
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class Obeying(Tending[ExecutionT], Generic[PreparedT, ExecutionT]):
             self._begun += 1
         try:
             execution = self._launch(run, prepared)
-            execution.beat_at = self._now() + self._beat_every(run)
+            execution.beat_at = self._now() + between_beats(run.limits)
         except BaseException as error:
             self._discard(prepared)
             self._unbegun[name] = error  # until the storage has it

@@ -187,7 +187,7 @@ class Tending(ABC, Generic[ExecutionT]):
             if execution.report is not None:
                 self._conclude(key, execution)
             elif self._is_beating(execution) and self._now() >= execution.beat_at:
-                execution.beat_at = self._now() + self._beat_every(execution.run)
+                execution.beat_at = self._now() + between_beats(execution.run.limits)
                 self._beat(execution)
 
     def _look_at(self, execution: ExecutionT) -> None:
@@ -251,7 +251,7 @@ class Tending(ABC, Generic[ExecutionT]):
 
     def _heed(self, execution: ExecutionT, answer: Answer) -> None:
         """Do what a sign of life was answered."""
-        execution.beat_at = self._now() + self._beat_every(execution.run)
+        execution.beat_at = self._now() + between_beats(execution.run.limits)
         if answer is Answer.KILL:
             self._try_to_end(execution)
         elif answer is Answer.STOP:
@@ -264,9 +264,6 @@ class Tending(ABC, Generic[ExecutionT]):
     def _overdue_at(self, execution: ExecutionT) -> float:
         """Return when the grace of an execution is over; never, if it was not asked to end."""
         return math.inf if execution.asked_at is None else execution.asked_at + execution.run.limits.stop_grace
-
-    def _beat_every(self, run: Run) -> float:
-        return between_beats(run.limits)
 
     def _forget(self, sweep_id: str) -> bool:
         """End what executes for a sweep that is not there any more; return whether all of it is gone."""

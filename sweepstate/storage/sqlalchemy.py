@@ -147,17 +147,22 @@ async def _awaited(function: Callable[..., _T], *arguments: Any, **named: Any) -
     A task that is cancelled meanwhile gets ``CancelledError``, whatever its driver makes of it: another error
     (psycopg#1005), or none, as ``asyncio.wait_for`` does up to Python 3.11 (cpython#86296).
     """
-    task = asyncio.current_task()
-    before = 0 if task is None else task.cancelling()
+    before = _cancellations()
     try:
         result = await greenlet_spawn(function, *arguments, **named)
     except Exception as error:
-        if task is not None and task.cancelling() > before:
+        if _cancellations() > before:
             raise asyncio.CancelledError from error
         raise
-    if task is not None and task.cancelling() > before:
+    if _cancellations() > before:
         raise asyncio.CancelledError
     return result
+
+
+def _cancellations() -> int:
+    """Return how often the current task was asked to be cancelled."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 class _AsyncDesk:
